@@ -1,0 +1,95 @@
+// What a launch needs to know: one struct per operator. Pointers carry their shape in a comment, strides are counted in
+// elements, last dimensions are contiguous. The caller (csrc/torch) has checked every value.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace fdpp {
+
+// A cache tensor [blocks or B, page or S, Hkv, D].
+struct CacheView {
+  void* data;
+  int64_t block_stride;  // between pages, or between sequences of a contiguous cache
+  int64_t token_stride;
+  int64_t head_stride;
+};
+
+// Where the slots of a sequence lie. Contiguous: one block per sequence, as long as the cache.
+struct CacheLayout {
+  const int32_t* block_table;  // [B, max_pages]; null: contiguous
+  int64_t block_table_stride;
+  int64_t page_size;  // slots in a block
+  int64_t num_blocks;
+};
+
+// Floats in the scratch of one row of a split: o [D], l, r, padding, and the query in the form that dot products want.
+constexpr int64_t attention_row_floats(int head_dim) { return 2 * int64_t{head_dim} + 32; }
+
+struct AttentionParams {
+  DType dtype;
+  int batch, query_len, query_heads, kv_heads, head_dim;
+  const void* q;  // [B, Sq, Hq, D]
+  int64_t q_batch_stride, q_token_stride, q_head_stride;
+  CacheView k, v;
+  CacheLayout layout;
+  const int32_t* cache_seqlens;  // [B]
+  float softmax_scale;
+  int64_t window;  // -1: no limit
+  float softcap;   // 0: none
+  const float* phi;           // [Hq] or null
+  const float* alibi_slopes;  // [Hq] or null
+  const float* sinks;         // [Hq] or null
+  int num_splits;
+  void* out;                    // [B, Sq, Hq, D], contiguous
+  int64_t* rereference_count;   // [Hq] or null
+  float* partial;  // [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes
+};
+
+struct LinearParams {
+  DType dtype;
+  int64_t M, N, K;
+  const void* x;  // [M, K]
+  int64_t x_stride;
+  const void* weight;  // [N, K]
+  int64_t weight_stride;
+  const void* bias;  // [N] or null
+  void* out;         // [M, N], contiguous
+  void* packed_x;    // scratch of packed_x_bytes()
+};
+
+struct NormParams {
+  DType dtype;
+  int64_t rows, inner, width;  // row i of x lies at (i / inner) * outer_stride + (i % inner) * inner_stride
+  const void* x;
+  int64_t outer_stride, inner_stride;
+  void* residual;      // [rows, width], contiguous, or null
+  const void* weight;  // [width]
+  float eps;
+  void* out;  // [rows, width]
+};
+
+struct SiluMulParams {
+  DType dtype;
+  int64_t rows, inner, width;  // rows of gate_up as in NormParams; width = F
+  const void* gate_up;
+  int64_t outer_stride, inner_stride;
+  void* out;  // [rows, F]
+};
+
+struct RopeParams {
+  DType dtype;
+  int batch, query_len, query_heads, kv_heads, head_dim, rotated_dim;
+  const void *q, *k, *v;  // [B, Sq, H, D]
+  int64_t q_strides[3], k_strides[3], v_strides[3];  // batch, token, head
+  const float *cos, *sin;                            // [max_position, rotated_dim / 2]
+  const int32_t* positions;                          // [B, Sq]
+  int64_t positions_stride;
+  CacheView k_cache, v_cache;
+  CacheLayout layout;
+  bool interleaved;
+  void* out;  // [B, Sq, Hq, D]
+};
+
+}  // namespace fdpp

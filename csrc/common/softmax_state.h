@@ -1,0 +1,77 @@
+// The guarded unified maximum: the softmax of every backend.
+//
+// FlashDecoding++ (arXiv 2311.01282, section 3) replaces the running maximum of a partial softmax by one value phi that
+// all splits share: with t = (logit - phi) * log2(e), a split sums l = sum 2^t and o = sum 2^t * v, and splits merge by
+// plain addition. Real models leave the range in which that is safe, so here a split's state is (r, l, o):
+//
+//     l = sum 2^(t - r),   o = sum 2^(t - r) * v,   r = 0 unless the guard moved it.
+//
+// The guard compares the maximum of each tile with finite bounds (a fast-math compiler may delete isinf tests):
+//   - the first tile lies below kLow: every later sum would sit near underflow, so r becomes the tile's maximum;
+//   - a tile lies above r + kHigh: r becomes the tile's maximum, and (l, o) are rescaled once.
+// A later tile far below r contributes less than a rounding error, exactly as in the classic softmax.
+#pragma once
+
+#include <math.h>
+#include <cstdint>
+
+#include "common/macros.h"
+
+namespace fdpp {
+
+constexpr float kLog2e = 1.4426950408889634f;
+
+// Bounds in log2 units for probabilities kept in float32 (or bfloat16, which has the same exponent). 2^60 leaves room
+// for 2^20 keys and |v| up to 2^47 below the largest float; 2^-60 leaves |v| down to 2^-66 above the smallest normal one.
+struct WideGuard {
+  static constexpr float kLow = -60.0f;
+  static constexpr float kHigh = 60.0f;
+};
+
+// A row's reference and what the guard decided for a tile.
+struct Rereference {
+  float reference;  // r to use for the tile
+  float rescale;    // factor for (l, o) gathered so far; 1 when nothing moved
+  bool moved;
+};
+
+// `empty`: the row has seen no unmasked key yet. A tile maximum of -infinity (all masked) moves nothing.
+template <typename Guard>
+FDPP_INLINE Rereference guard(float reference, bool empty, float tile_max) {
+  if (empty) {
+    const bool outside = (tile_max < Guard::kLow && tile_max > -INFINITY) || tile_max > Guard::kHigh;
+    return {outside ? tile_max : 0.0f, 1.0f, outside};
+  }
+  if (tile_max > reference + Guard::kHigh) return {tile_max, exp2f(reference - tile_max), true};
+  return {reference, 1.0f, false};
+}
+
+// Merging partial states (r_s, l_s, o_s): the weight of a state is 2^(r_s - r_max); it is exactly 1, and the merge the
+// paper's plain sum, when no reference moved. States with l = 0 saw no key and have no say in r_max.
+struct MergeReference {
+  float r_max = 0.0f;
+  bool any = false;
+
+  FDPP_INLINE void add(float reference, float l) {
+    if (l == 0.0f) return;
+    r_max = any ? (reference > r_max ? reference : r_max) : reference;
+    any = true;
+  }
+
+  FDPP_INLINE float weight(float reference) const { return reference == r_max ? 1.0f : exp2f(reference - r_max); }
+};
+
+// A sink is one more logit in the denominator, without a value: a state with o = 0.
+struct SinkState {
+  float reference;
+  float l;
+};
+
+template <typename Guard>
+FDPP_INLINE SinkState sink_state(float sink, float phi) {
+  const float t = (sink - phi) * kLog2e;
+  if (t >= Guard::kLow && t <= Guard::kHigh) return {0.0f, exp2f(t)};
+  return t > -INFINITY ? SinkState{t, 1.0f} : SinkState{0.0f, 0.0f};
+}
+
+}  // namespace fdpp

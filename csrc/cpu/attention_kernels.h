@@ -1,0 +1,249 @@
+// Split-KV decode attention with the guarded unified maximum (common/softmax_state.h), for one instruction set.
+//
+// A unit of work is one split of one (sequence, kv head). The query heads of a kv head times the new tokens are its rows,
+// so each key and value is read once from memory. Per tile of keys and per row: logits, guard, probabilities, o += p V.
+#pragma once
+
+#include <math.h>
+
+#include "common/params.h"
+#include "common/softmax_state.h"
+#include "common/split_plan.h"
+#include "cpu/cache.h"
+#include "cpu/kernels.h"
+#include "cpu/linear_kernels.h"
+#include "cpu/math.h"
+
+namespace fdpp::cpu {
+
+template <typename V, typename T, int D>
+struct AttentionKernels {
+  using F = typename V::F;
+  using P = Product<V, T>;
+  using Packed = typename P::Packed;
+  static constexpr int kTile = kAttentionTile;
+  static constexpr int kRows = 4;    // rows that share the loads of V
+  static constexpr int kVectors = 4; // vectors of a head that o += p V keeps in registers
+  static_assert(kTile % V::width == 0 && D % V::width == 0);
+
+  // A row's record in params.partial: its state, and its query as the dot products want it.
+  struct Row {
+    float o[D];
+    float l, r;
+    float unused[14];
+    float packed_q[D + 16];
+
+    FDPP_INLINE Packed* q() { return reinterpret_cast<Packed*>(packed_q); }
+
+    FDPP_INLINE static Row* of(const AttentionParams& p, int b, int h, int split) {
+      const int64_t rows = int64_t{p.query_heads / p.kv_heads} * p.query_len;
+      const int64_t unit = (int64_t{b} * p.kv_heads + h) * p.num_splits + split;
+      return reinterpret_cast<Row*>(p.partial) + unit * rows;
+    }
+  };
+  static_assert(sizeof(Row) == attention_row_floats(D) * sizeof(float));
+  static_assert((D + P::step - 1) / P::step * P::step * sizeof(Packed) <= sizeof(Row::packed_q));
+
+  struct Tile {
+    const T* k[kTile];
+    const T* v[kTile];
+    int64_t begin;
+    int keys;
+  };
+
+  // What a row sees of a tile, [low, high] relative to its first key, and the constants of its logits.
+  struct RowView {
+    int low, high;
+    float scale, offset, alibi, distance;
+  };
+
+  // Pointers to the keys of a tile; the places after the last key repeat it, so that whole vectors can be read.
+  FDPP_INLINE static void locate(Tile& tile, const AttentionParams& p, int b, int h, int64_t begin, int64_t end) {
+    tile.begin = begin;
+    tile.keys = static_cast<int>(end - begin);
+    Slot slot = slot_of(p.layout, b, begin);
+    for (int j = 0; j < tile.keys; ++j) {
+      tile.k[j] = slot_pointer<T>(p.k, slot) + h * p.k.head_stride;
+      tile.v[j] = slot_pointer<T>(p.v, slot) + h * p.v.head_stride;
+      if (++slot.offset == p.layout.page_size && j + 1 < tile.keys) slot = slot_of(p.layout, b, begin + j + 1);
+    }
+    for (int j = tile.keys; j < kTile; ++j) tile.k[j] = tile.k[tile.keys - 1];
+  }
+
+  // t = (logit - phi) * log2(e) of one row for a tile, -infinity where masked; returns the maximum.
+  FDPP_INLINE static float logits(float* t, const Packed* q, const Tile& tile, const RowView& view, float softcap) {
+    constexpr int kWhole = D / P::step * P::step;
+    F most = V::broadcast(-INFINITY);
+    for (int j = 0; j < tile.keys; j += V::width) {
+      F dots[V::width];
+      for (int i = 0; i < V::width; ++i) {
+        const T* k = tile.k[j + i];
+        F sum = V::zero();
+#pragma GCC unroll 4
+        for (int d = 0; d < kWhole; d += P::step) sum = P::mac(sum, P::load_x(q + d), P::load_weight(k + d));
+        if constexpr (kWhole < D) sum = P::mac(sum, P::load_x(q + kWhole), P::load_weight(k + kWhole, D - kWhole));
+        dots[i] = sum;
+      }
+      F x = V::sum_each(dots);
+      if (softcap > 0.0f) {
+        x = tanh<V>(V::mul(x, V::broadcast(view.scale / softcap)));
+        x = V::fma(x, V::broadcast(softcap * kLog2e), V::broadcast(view.offset));
+      } else {
+        x = V::fma(x, V::broadcast(view.scale * kLog2e), V::broadcast(view.offset));
+      }
+      const F lane = V::add(V::lane_index(), V::broadcast(static_cast<float>(j)));
+      if (view.alibi != 0.0f) {
+        x = V::fma(V::add(lane, V::broadcast(view.distance)), V::broadcast(view.alibi), x);
+      }
+      x = V::select_between(lane, V::broadcast(static_cast<float>(view.low)), V::broadcast(static_cast<float>(view.high)),
+                            x, V::broadcast(-INFINITY));
+      V::store(t + j, x);
+      most = V::max(x, most);
+    }
+    return V::max(most);
+  }
+
+  // t -> 2^(t - r) in place; returns the sum.
+  FDPP_INLINE static float probabilities(float* t, int keys, float reference) {
+    F total = V::zero();
+    for (int j = 0; j < keys; j += V::width) {
+      const F x = exp2<V>(V::sub(V::load(t + j), V::broadcast(reference)));
+      V::store(t + j, x);
+      total = V::add(total, x);
+    }
+    return V::sum(total);
+  }
+
+  // o = o * rescale + p V for `Rows` rows and `Vectors` vectors of the head, beginning at element d.
+  template <int Rows, int Vectors>
+  FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile, int d) {
+    F o[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r) {
+      for (int c = 0; c < Vectors; ++c) {
+        o[r][c] = V::mul(V::load(rows[r].o + d + c * V::width), V::broadcast(rescale[r]));
+      }
+    }
+    for (int j = 0; j < tile.keys; ++j) {
+      F v[Vectors];
+#pragma GCC unroll 4
+      for (int c = 0; c < Vectors; ++c) v[c] = V::load(tile.v[j] + d + c * V::width);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        const F weight = V::broadcast(p[r][j]);
+#pragma GCC unroll 4
+        for (int c = 0; c < Vectors; ++c) o[r][c] = V::fma(weight, v[c], o[r][c]);
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      for (int c = 0; c < Vectors; ++c) V::store(rows[r].o + d + c * V::width, o[r][c]);
+    }
+  }
+
+  template <int Rows>
+  FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile) {
+    constexpr int kStride = kVectors * V::width;
+    constexpr int kWhole = D / kStride * kStride;
+    for (int d = 0; d < kWhole; d += kStride) accumulate<Rows, kVectors>(rows, p, rescale, tile, d);
+    if constexpr (kWhole < D) accumulate<Rows, (D - kWhole) / V::width>(rows, p, rescale, tile, kWhole);
+  }
+
+  static void split(const AttentionParams& p, int b, int h, int split) {
+    const int group = p.query_heads / p.kv_heads;
+    const int num_rows = group * p.query_len;
+    const int64_t length = p.cache_seqlens[b];
+    const int64_t first_query = length - p.query_len;
+    Row* rows = Row::of(p, b, h, split);
+    for (int row = 0; row < num_rows; ++row) start(rows[row], p, b, h * group + row % group, row / group);
+
+    const int64_t first_key = p.window >= 0 && first_query > p.window ? first_query - p.window : 0;
+    const KeyRange range = split_range(first_key, length, split, p.num_splits, kTile);
+    Tile tile;
+    alignas(64) float t[kRows][kTile];
+    float rescale[kRows];
+    for (int64_t begin = range.begin; begin < range.end; begin += kTile) {
+      locate(tile, p, b, h, begin, range.end - begin < kTile ? range.end : begin + kTile);
+      for (int block = 0; block < num_rows; block += kRows) {
+        const int count = num_rows - block < kRows ? num_rows - block : kRows;
+        for (int i = 0; i < count; ++i) {
+          const int row = block + i, head = h * group + row % group;
+          rescale[i] = weigh(rows[row], t[i], p, tile, head, first_query + row / group);
+        }
+        switch (count) {
+          case 1: accumulate<1>(rows + block, t, rescale, tile); break;
+          case 2: accumulate<2>(rows + block, t, rescale, tile); break;
+          case 3: accumulate<3>(rows + block, t, rescale, tile); break;
+          default: accumulate<4>(rows + block, t, rescale, tile); break;
+        }
+      }
+    }
+  }
+
+  FDPP_INLINE static void start(Row& row, const AttentionParams& p, int b, int head, int token) {
+    for (float& value : row.o) value = 0.0f;
+    row.l = row.r = 0.0f;
+    const T* q = static_cast<const T*>(p.q) + b * p.q_batch_stride + token * p.q_token_stride + head * p.q_head_stride;
+    int d = 0;
+    for (; d + P::step <= D; d += P::step) P::pack(row.q() + d, q + d);
+    if (d < D) P::pack(row.q() + d, q + d, D - d);
+  }
+
+  // Fills t with the probabilities of one row for a tile, updates its l and r, returns the factor for its o.
+  FDPP_INLINE static float weigh(Row& row, float* t, const AttentionParams& p, const Tile& tile, int head, int64_t query) {
+    int64_t low = p.window >= 0 ? query - p.window - tile.begin : 0;
+    int64_t high = query - tile.begin;
+    low = low > 0 ? low : 0;
+    high = high < tile.keys - 1 ? high : tile.keys - 1;
+    if (low > high) {
+      for (int j = 0; j < kTile; ++j) t[j] = 0.0f;
+      return 1.0f;
+    }
+    RowView view;
+    view.low = static_cast<int>(low);
+    view.high = static_cast<int>(high);
+    view.scale = p.softmax_scale;
+    view.offset = p.phi != nullptr ? -p.phi[head] * kLog2e : 0.0f;
+    view.alibi = p.alibi_slopes != nullptr ? p.alibi_slopes[head] * kLog2e : 0.0f;
+    view.distance = static_cast<float>(tile.begin - query);
+    const float tile_max = logits(t, row.q(), tile, view, p.softcap);
+    const Rereference next = guard<WideGuard>(row.r, row.l == 0.0f, tile_max);
+    row.r = next.reference;
+    row.l = row.l * next.rescale + probabilities(t, tile.keys, row.r);
+    if (next.moved && p.rereference_count != nullptr) {
+      __atomic_fetch_add(p.rereference_count + head, int64_t{1}, __ATOMIC_RELAXED);
+    }
+    return next.rescale;
+  }
+
+  static void merge(const AttentionParams& p, int b, int h) {
+    const int group = p.query_heads / p.kv_heads;
+    const Row* splits = Row::of(p, b, h, 0);
+    const int64_t num_rows = int64_t{group} * p.query_len;
+    for (int64_t index = 0; index < num_rows; ++index) {
+      const int head = h * group + static_cast<int>(index % group);
+      SinkState sink{0.0f, 0.0f};
+      if (p.sinks != nullptr) {
+        sink = sink_state<WideGuard>(p.sinks[head], p.phi != nullptr ? p.phi[head] : 0.0f);
+      }
+      MergeReference reference;
+      for (int s = 0; s < p.num_splits; ++s) reference.add(splits[s * num_rows + index].r, splits[s * num_rows + index].l);
+      reference.add(sink.reference, sink.l);
+      float l = sink.l * reference.weight(sink.reference);
+      F o[D / V::width];
+      for (F& value : o) value = V::zero();
+      for (int s = 0; s < p.num_splits; ++s) {
+        const Row& row = splits[s * num_rows + index];
+        if (row.l == 0.0f) continue;
+        const float weight = reference.weight(row.r);
+        l += row.l * weight;
+        for (int d = 0; d < D; d += V::width) {
+          o[d / V::width] = V::fma(V::load(row.o + d), V::broadcast(weight), o[d / V::width]);
+        }
+      }
+      const F inverse = V::broadcast(l == 0.0f ? 0.0f : 1.0f / l);
+      T* out = static_cast<T*>(p.out) + ((int64_t{b} * p.query_len + index / group) * p.query_heads + head) * D;
+      for (int d = 0; d < D; d += V::width) V::store(out + d, V::mul(o[d / V::width], inverse));
+    }
+  }
+};
+
+}  // namespace fdpp::cpu

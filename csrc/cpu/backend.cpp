@@ -1,0 +1,119 @@
+#include "cpu/backend.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+
+#include "common/split_plan.h"
+
+namespace fdpp::cpu {
+
+namespace {
+
+constexpr int64_t kSerialBytes = 16 << 10;   // less than this takes a thread less time than waking another
+constexpr int64_t kChunkBytes = 64 << 10;    // weights that a thread takes at a time
+constexpr int64_t kColumnMultiple = 12;      // divisible by every tile width
+constexpr int kMinSplitKeys = 4 * kAttentionTile;
+
+Threads threads_for(int64_t bytes, const Threads& threads) {
+  return {bytes < kSerialBytes ? 1 : threads.count, threads.run};
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Calls fn(begin, end) on ranges of at most `chunk` of [0, total).
+template <typename Fn>
+void for_each_range(const Threads& threads, int64_t total, int64_t chunk, Fn fn) {
+  for_each_item(threads, divide_up(total, chunk),
+                [&](int64_t i) { fn(i * chunk, std::min(total, (i + 1) * chunk)); });
+}
+
+// Columns per chunk: kChunkBytes of weights, but at least four chunks for every thread.
+int64_t columns_per_chunk(const LinearParams& p, const Threads& threads) {
+  const int64_t row_bytes = std::max<int64_t>(1, p.K * size_of(p.dtype));
+  const int64_t by_bytes = std::max<int64_t>(1, kChunkBytes / row_bytes);
+  const int64_t by_threads = std::max<int64_t>(1, p.N / (4 * threads.count));
+  return divide_up(std::min(by_bytes, by_threads), kColumnMultiple) * kColumnMultiple;
+}
+
+template <typename Fn>
+void for_each_columns(const Kernels& kernels, const LinearParams& p, const Threads& threads, Fn fn) {
+  if (p.M == 0 || p.N == 0) return;
+  kernels.pack_x(p);
+  const Threads used = threads_for(p.N * p.K * size_of(p.dtype), threads);
+  for_each_range(used, p.N, columns_per_chunk(p, used), fn);
+}
+
+// Rows per chunk of an element-wise kernel.
+int64_t rows_per_chunk(int64_t row_bytes) { return std::max<int64_t>(1, kSerialBytes / std::max<int64_t>(1, row_bytes)); }
+
+}  // namespace
+
+int plan_attention_splits(const AttentionParams& p, int64_t max_keys, const Threads& threads) {
+  return plan_splits(int64_t{p.batch} * p.kv_heads, max_keys, threads.count, kMinSplitKeys);
+}
+
+void decode_attention(const Kernels& kernels, const AttentionParams& p, const Threads& threads) {
+  const int64_t units = int64_t{p.batch} * p.kv_heads;
+  int64_t keys = 0;
+  for (int b = 0; b < p.batch; ++b) keys += p.cache_seqlens[b];
+  const int64_t bytes = keys * p.kv_heads * p.head_dim * 2 * size_of(p.dtype);
+  const auto splits_left = std::make_unique<std::atomic<int>[]>(units);
+  for (int64_t unit = 0; unit < units; ++unit) splits_left[unit].store(p.num_splits, std::memory_order_relaxed);
+  for_each_item(threads_for(bytes, threads), units * p.num_splits, [&](int64_t item) {
+    const int64_t unit = item / p.num_splits;
+    const int b = static_cast<int>(unit / p.kv_heads), h = static_cast<int>(unit % p.kv_heads);
+    kernels.attention_split(p, b, h, static_cast<int>(item % p.num_splits));
+    // The last split to finish merges them all, in the order of the splits: one pass, deterministic.
+    if (splits_left[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) kernels.attention_merge(p, b, h);
+  });
+}
+
+void gemv(const Kernels& kernels, const LinearParams& p, const Threads& threads) {
+  for_each_columns(kernels, p, threads, [&](int64_t begin, int64_t end) { kernels.gemv(p, begin, end); });
+}
+
+int default_flat_gemm_config(const LinearParams& p) { return p.M <= 4 ? 2 : 1; }
+
+void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const Threads& threads) {
+  for_each_columns(kernels, p, threads, [&](int64_t begin, int64_t end) { kernels.flat_gemm(p, config, begin, end); });
+}
+
+void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {
+  const int64_t row_bytes = p.width * size_of(p.dtype);
+  for_each_range(threads_for(p.rows * row_bytes, threads), p.rows, rows_per_chunk(row_bytes),
+                 [&](int64_t begin, int64_t end) { kernels.rms_norm(p, begin, end); });
+}
+
+void silu_mul(const Kernels& kernels, const SiluMulParams& p, const Threads& threads) {
+  const int64_t row_bytes = p.width * 2 * size_of(p.dtype);
+  for_each_range(threads_for(p.rows * row_bytes, threads), p.rows, rows_per_chunk(row_bytes),
+                 [&](int64_t begin, int64_t end) { kernels.silu_mul(p, begin, end); });
+}
+
+void rope_append(const Kernels& kernels, const RopeParams& p, const Threads& threads) {
+  const int64_t tokens = int64_t{p.batch} * p.query_len;
+  const int64_t token_bytes = int64_t{p.query_heads + 2 * p.kv_heads} * p.head_dim * size_of(p.dtype);
+  for_each_range(threads_for(tokens * token_bytes, threads), tokens, rows_per_chunk(token_bytes),
+                 [&](int64_t begin, int64_t end) { kernels.rope_append(p, begin, end); });
+}
+
+double measure_read_bandwidth(const Kernels& kernels, int64_t bytes, int repeats, const Threads& threads) {
+  constexpr int64_t kPiece = 1 << 20;
+  const int64_t pieces = std::max<int64_t>(1, bytes / kPiece);
+  const auto buffer = std::make_unique<char[]>(pieces * kPiece);  // zeroed, so every page is backed
+  std::atomic<uint64_t> sink{0};
+  double best = 0.0;
+  for (int repeat = 0; repeat <= repeats; ++repeat) {  // the first pass warms up
+    const auto start = std::chrono::steady_clock::now();
+    for_each_item(threads, pieces, [&](int64_t i) {
+      sink.fetch_add(kernels.read_all(buffer.get() + i * kPiece, kPiece), std::memory_order_relaxed);
+    });
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    if (repeat > 0) best = std::max(best, static_cast<double>(pieces * kPiece) / seconds.count());
+  }
+  return best;
+}
+
+}  // namespace fdpp::cpu

@@ -1,0 +1,72 @@
+#include "cpu/cpu_features.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace fdpp::cpu {
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
+#endif
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> tables;
+#if defined(__x86_64__)
+  // __builtin_cpu_supports also asks the operating system whether it saves the registers.
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&kAvx512Bf16Kernels);
+  if (avx512) tables.push_back(&kAvx512Kernels);
+  if (avx2) tables.push_back(&kAvx2Kernels);
+#endif
+  tables.push_back(&kPortableKernels);
+  return tables;
+}
+
+static const Kernels* select() {
+  const std::vector<const Kernels*> tables = available_kernels();
+  const char* wanted = std::getenv("FDPP_CPU_ISA");
+  if (wanted == nullptr || *wanted == '\0') return tables.front();
+  std::string names;
+  for (const Kernels* table : tables) {
+    if (std::strcmp(table->name, wanted) == 0) return table;
+    names += names.empty() ? table->name : std::string(", ") + table->name;
+  }
+  throw std::runtime_error("FDPP_CPU_ISA=" + std::string(wanted) + ": this processor runs " + names);
+}
+
+const Kernels& kernels() {
+  static const Kernels* const selected = select();
+  return *selected;
+}
+
+std::string device_name() {
+  std::string processor = "generic";
+#if defined(__x86_64__)
+  unsigned eax, ebx, ecx, edx;
+  if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) != 0) {
+    char vendor[13] = {};
+    std::memcpy(vendor, &ebx, 4);
+    std::memcpy(vendor + 4, &edx, 4);
+    std::memcpy(vendor + 8, &ecx, 4);
+    __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+    const unsigned base_family = (eax >> 8) & 0xf;
+    const unsigned family = base_family + (base_family == 0xf ? (eax >> 20) & 0xff : 0);
+    const unsigned model = ((eax >> 4) & 0xf) | ((eax >> 12) & 0xf0);
+    processor = std::string(vendor) + "-" + std::to_string(family) + "-" + std::to_string(model);
+  }
+#endif
+  return processor + "-" + kernels().name;
+}
+
+}  // namespace fdpp::cpu

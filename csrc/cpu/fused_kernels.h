@@ -1,0 +1,115 @@
+// RMSNorm, SiLU times up, rotary embedding with cache append: the element-wise kernels of one instruction set.
+#pragma once
+
+#include "common/params.h"
+#include "cpu/cache.h"
+#include "cpu/math.h"
+
+namespace fdpp::cpu {
+
+template <typename V, typename T>
+struct FusedKernels {
+  using F = typename V::F;
+
+  // Elements of the vector that begins where `left` elements are left.
+  FDPP_INLINE static int lanes(int64_t left) { return left < V::width ? static_cast<int>(left) : V::width; }
+  template <typename S>
+  FDPP_INLINE static F load(const S* p, int n) {
+    return n == V::width ? V::load(p) : V::load(p, n);
+  }
+  FDPP_INLINE static void store(T* p, F x, int n) { n == V::width ? V::store(p, x) : V::store(p, x, n); }
+
+  static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
+    const T* weight = static_cast<const T*>(p.weight);
+    for (int64_t row = begin; row < end; ++row) {
+      const T* x = static_cast<const T*>(p.x) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
+      T* out = static_cast<T*>(p.out) + row * p.width;
+      F squares = V::zero();
+      if (p.residual != nullptr) {
+        T* residual = static_cast<T*>(p.residual) + row * p.width;
+        for (int64_t i = 0; i < p.width; i += V::width) {
+          const int n = lanes(p.width - i);
+          store(residual + i, V::add(load(residual + i, n), load(x + i, n)), n);
+          const F sum = load(residual + i, n);  // as rounded
+          squares = V::fma(sum, sum, squares);
+        }
+        x = residual;
+      } else {
+        for (int64_t i = 0; i < p.width; i += V::width) {
+          const int n = lanes(p.width - i);
+          const F value = load(x + i, n);
+          squares = V::fma(value, value, squares);
+        }
+      }
+      const F scale = V::broadcast(1.0f / sqrtf(V::sum(squares) / static_cast<float>(p.width) + p.eps));
+      for (int64_t i = 0; i < p.width; i += V::width) {
+        const int n = lanes(p.width - i);
+        store(out + i, V::mul(V::mul(load(x + i, n), scale), load(weight + i, n)), n);
+      }
+    }
+  }
+
+  static void silu_mul(const SiluMulParams& p, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* gate = static_cast<const T*>(p.gate_up) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
+      const T* up = gate + p.width;
+      T* out = static_cast<T*>(p.out) + row * p.width;
+      for (int64_t i = 0; i < p.width; i += V::width) {
+        const int n = lanes(p.width - i);
+        store(out + i, V::mul(silu<V>(load(gate + i, n)), load(up + i, n)), n);
+      }
+    }
+  }
+
+  // Rotates one head: (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + half) or (2i, 2i + 1).
+  FDPP_INLINE static void rotate(T* to, const T* from, const float* cos, const float* sin, const RopeParams& p) {
+    const int half = p.rotated_dim / 2;
+    if (p.interleaved) {
+      for (int i = 0; i < half; ++i) {
+        const float a = to_float(from[2 * i]), b = to_float(from[2 * i + 1]);
+        to[2 * i] = from_float<T>(a * cos[i] - b * sin[i]);
+        to[2 * i + 1] = from_float<T>(b * cos[i] + a * sin[i]);
+      }
+    } else {
+      for (int64_t i = 0; i < half; i += V::width) {
+        const int n = lanes(half - i);
+        const F a = load(from + i, n), b = load(from + half + i, n);
+        const F c = load(cos + i, n), s = load(sin + i, n);
+        store(to + i, V::sub(V::mul(a, c), V::mul(b, s)), n);
+        store(to + half + i, V::fma(b, c, V::mul(a, s)), n);
+      }
+    }
+    copy(to + p.rotated_dim, from + p.rotated_dim, p.head_dim - p.rotated_dim);
+  }
+
+  FDPP_INLINE static void copy(T* to, const T* from, int64_t count) {
+    __builtin_memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
+  }
+
+  static void rope_append(const RopeParams& p, int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      const int64_t b = token / p.query_len, s = token % p.query_len;
+      const int32_t position = p.positions[b * p.positions_stride + s];
+      const T* q = static_cast<const T*>(p.q) + b * p.q_strides[0] + s * p.q_strides[1];
+      T* out = static_cast<T*>(p.out) + token * p.query_heads * p.head_dim;
+      if (position < 0) {
+        for (int h = 0; h < p.query_heads; ++h) copy(out + h * p.head_dim, q + h * p.q_strides[2], p.head_dim);
+        continue;
+      }
+      const float* cos = p.cos + int64_t{position} * (p.rotated_dim / 2);
+      const float* sin = p.sin + int64_t{position} * (p.rotated_dim / 2);
+      for (int h = 0; h < p.query_heads; ++h) rotate(out + h * p.head_dim, q + h * p.q_strides[2], cos, sin, p);
+      const T* k = static_cast<const T*>(p.k) + b * p.k_strides[0] + s * p.k_strides[1];
+      const T* v = static_cast<const T*>(p.v) + b * p.v_strides[0] + s * p.v_strides[1];
+      const Slot slot = slot_of(p.layout, b, position);
+      T* k_slot = slot_pointer<T>(p.k_cache, slot);
+      T* v_slot = slot_pointer<T>(p.v_cache, slot);
+      for (int h = 0; h < p.kv_heads; ++h) {
+        rotate(k_slot + h * p.k_cache.head_stride, k + h * p.k_strides[2], cos, sin, p);
+        copy(v_slot + h * p.v_cache.head_stride, v + h * p.v_strides[2], p.head_dim);
+      }
+    }
+  }
+};
+
+}  // namespace fdpp::cpu

@@ -1,0 +1,22 @@
+// The kernels for x86-64 with AVX2, FMA and F16C (2013 and later).
+#include <immintrin.h>
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/isa_target.h"
+
+FDPP_TARGET_BEGIN("avx2,fma,f16c")
+
+#include "cpu/isa_table.h"
+#include "cpu/vec_avx2.h"
+
+namespace fdpp::cpu {
+
+extern const Kernels kAvx2Kernels;
+const Kernels kAvx2Kernels = IsaTable<Avx2>::kernels("avx2");
+
+}  // namespace fdpp::cpu
+
+FDPP_TARGET_END

@@ -1,0 +1,77 @@
+// Builds the kernel table of one instruction set from its vector type. Included once by each isa_*.cpp, after the pragma
+// that names the instruction set.
+#pragma once
+
+#include "cpu/attention_kernels.h"
+#include "cpu/fused_kernels.h"
+#include "cpu/kernels.h"
+#include "cpu/linear_kernels.h"
+
+namespace fdpp::cpu {
+
+// Runs the statement with `T` as the storage type of `dtype`.
+#define FDPP_WITH_TYPE(dtype, ...)                                     \
+  switch (dtype) {                                                     \
+    case DType::f32: { using T = float; __VA_ARGS__; break; }          \
+    case DType::bf16: { using T = ::fdpp::bf16; __VA_ARGS__; break; }  \
+    case DType::f16: { using T = ::fdpp::f16; __VA_ARGS__; break; }    \
+  }
+
+// Runs the statement with `D` as the head dimension.
+#define FDPP_WITH_HEAD_DIM(head_dim, ...)                       \
+  switch (head_dim) {                                           \
+    case 64: { constexpr int D = 64; __VA_ARGS__; break; }      \
+    case 80: { constexpr int D = 80; __VA_ARGS__; break; }      \
+    case 96: { constexpr int D = 96; __VA_ARGS__; break; }      \
+    case 128: { constexpr int D = 128; __VA_ARGS__; break; }    \
+    case 192: { constexpr int D = 192; __VA_ARGS__; break; }    \
+    case 256: { constexpr int D = 256; __VA_ARGS__; break; }    \
+  }
+
+template <typename V>
+struct IsaTable {
+  static void attention_split(const AttentionParams& p, int b, int h, int split) {
+    FDPP_WITH_TYPE(p.dtype, FDPP_WITH_HEAD_DIM(p.head_dim, AttentionKernels<V, T, D>::split(p, b, h, split)))
+  }
+  static void attention_merge(const AttentionParams& p, int b, int h) {
+    FDPP_WITH_TYPE(p.dtype, FDPP_WITH_HEAD_DIM(p.head_dim, AttentionKernels<V, T, D>::merge(p, b, h)))
+  }
+  static int64_t packed_x_bytes(const LinearParams& p) {
+    FDPP_WITH_TYPE(p.dtype, return LinearKernels<V, T>::packed_x_bytes(p))
+    return 0;
+  }
+  static void pack_x(const LinearParams& p) { FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::pack_x(p)) }
+  static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::gemv(p, begin, end))
+  }
+  static void flat_gemm(const LinearParams& p, int config, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::flat_gemm(p, config, begin, end))
+  }
+  static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::rms_norm(p, begin, end))
+  }
+  static void silu_mul(const SiluMulParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::silu_mul(p, begin, end))
+  }
+  static void rope_append(const RopeParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::rope_append(p, begin, end))
+  }
+  static uint64_t read_all(const void* data, int64_t bytes) {
+    const float* p = static_cast<const float*>(data);
+    typename V::F sums[8];
+    for (auto& sum : sums) sum = V::zero();
+    const int64_t floats = bytes / static_cast<int64_t>(sizeof(float));
+    for (int64_t i = 0; i + 8 * V::width <= floats; i += 8 * V::width) {
+      for (int j = 0; j < 8; ++j) sums[j] = V::add(sums[j], V::load(p + i + j * V::width));
+    }
+    for (int j = 1; j < 8; ++j) sums[0] = V::add(sums[0], sums[j]);
+    return float_to_bits(V::sum(sums[0]));
+  }
+
+  static constexpr Kernels kernels(const char* name) {
+    return {name,      attention_split, attention_merge, packed_x_bytes, pack_x,      gemv,
+            flat_gemm, rms_norm,        silu_mul,        rope_append,    read_all};
+  }
+};
+
+}  // namespace fdpp::cpu

@@ -1,0 +1,42 @@
+// The kernels of one instruction set, as a table of functions. Each isa_*.cpp fills one; cpu_features.h picks one.
+#pragma once
+
+#include "common/params.h"
+
+namespace fdpp::cpu {
+
+// Rows of x and rows of the weights that a flat GEMM keeps in registers at once.
+struct FlatGemmConfig {
+  int rows, columns;
+};
+
+constexpr FlatGemmConfig kFlatGemmConfigs[] = {{8, 2}, {8, 3}, {4, 6}};
+constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmConfigs) / sizeof(kFlatGemmConfigs[0]);
+constexpr int kGemvColumns = 4;
+constexpr int kAttentionTile = 64;  // keys per tile
+
+struct Kernels {
+  const char* name;
+
+  // One split of one (sequence, kv head): fills its part of params.partial.
+  void (*attention_split)(const AttentionParams&, int batch, int kv_head, int split);
+  // Sums the splits of one (sequence, kv head) and writes params.out.
+  void (*attention_merge)(const AttentionParams&, int batch, int kv_head);
+
+  int64_t (*packed_x_bytes)(const LinearParams&);
+  void (*pack_x)(const LinearParams&);  // x -> packed_x
+  // Output columns [begin, end), after pack_x.
+  void (*gemv)(const LinearParams&, int64_t begin, int64_t end);
+  void (*flat_gemm)(const LinearParams&, int config, int64_t begin, int64_t end);
+
+  // Rows [begin, end).
+  void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
+  void (*silu_mul)(const SiluMulParams&, int64_t begin, int64_t end);
+  // Tokens [begin, end) of batch * query_len.
+  void (*rope_append)(const RopeParams&, int64_t begin, int64_t end);
+
+  // Reads bytes [p, p + n) (multiples of 64) and returns a value that depends on all of them.
+  uint64_t (*read_all)(const void* p, int64_t n);
+};
+
+}  // namespace fdpp::cpu

@@ -1,0 +1,90 @@
+// Eight float lanes in the vector extension that GCC and Clang share, which they turn into whatever the baseline has (SSE2,
+// NEON). It also defines the interface of the other vec_*.h: F is a vector of `width` floats; load and store convert from
+// and to the storage type, with a count they touch only the first n elements and fill with zeros; max and min return their
+// second argument when either is NaN; round is to nearest even; ldexp(x, n) is x * 2^n for integers from zero_exponent
+// (where it is 0) to 128 (where it is infinite); select_between takes `inside` where low <= x <= high; lane i of
+// sum_each(a) is the sum of a[i].
+#pragma once
+
+#include <cstring>
+
+#include "common/dtype.h"
+
+namespace fdpp::cpu {
+
+struct Portable {
+  static constexpr int width = 8;
+  static constexpr float zero_exponent = -127.0f;
+  typedef float F __attribute__((vector_size(32)));
+  typedef int32_t I __attribute__((vector_size(32)));
+  typedef uint16_t H __attribute__((vector_size(16)));
+
+  FDPP_INLINE static F zero() { return F{}; }
+  FDPP_INLINE static F broadcast(float x) { return F{} + x; }
+  FDPP_INLINE static F lane_index() { return F{0, 1, 2, 3, 4, 5, 6, 7}; }
+
+  FDPP_INLINE static F load(const float* p) {
+    F x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  FDPP_INLINE static F load(const bf16* p) {
+    H bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return reinterpret_cast<F>(__builtin_convertvector(bits, I) << 16);
+  }
+  FDPP_INLINE static F load(const f16* p) {  // as to_float(f16)
+    H half;
+    std::memcpy(&half, p, sizeof half);
+    const I bits = __builtin_convertvector(half, I);
+    const F scaled = reinterpret_cast<F>((bits & 0x7fff) << 13) * 0x1p112f;
+    const I infinite = ((bits & 0x7c00) == 0x7c00) & 0x7f800000;
+    return reinterpret_cast<F>(reinterpret_cast<I>(scaled) | infinite | ((bits & 0x8000) << 16));
+  }
+
+  template <typename T>
+  FDPP_INLINE static F load(const T* p, int n) {
+    F x{};
+    for (int i = 0; i < n; ++i) x[i] = to_float(p[i]);
+    return x;
+  }
+
+  FDPP_INLINE static void store(float* p, F x) { std::memcpy(p, &x, sizeof x); }
+
+  template <typename T>
+  FDPP_INLINE static void store(T* p, F x, int n = width) {
+    for (int i = 0; i < n; ++i) p[i] = from_float<T>(x[i]);
+  }
+
+  FDPP_INLINE static F add(F a, F b) { return a + b; }
+  FDPP_INLINE static F sub(F a, F b) { return a - b; }
+  FDPP_INLINE static F mul(F a, F b) { return a * b; }
+  FDPP_INLINE static F div(F a, F b) { return a / b; }
+  FDPP_INLINE static F fma(F a, F b, F c) { return a * b + c; }
+  FDPP_INLINE static F max(F a, F b) { return a > b ? a : b; }
+  FDPP_INLINE static F min(F a, F b) { return a < b ? a : b; }
+  // Adding 1.5 * 2^23 leaves no room for a fraction; good for |x| < 2^22.
+  FDPP_INLINE static F round(F x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+  FDPP_INLINE static F ldexp(F x, F n) {
+    // The sum's low bits hold n + 127; a NaN in n only spoils the factor of a NaN.
+    const I exponent = reinterpret_cast<I>(n + (0x1.8p23f + 127.0f));
+    return x * reinterpret_cast<F>(exponent << 23);
+  }
+  FDPP_INLINE static F select_between(F x, F low, F high, F inside, F outside) {
+    return ((x >= low) & (x <= high)) ? inside : outside;
+  }
+
+  FDPP_INLINE static float sum(F x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
+
+  FDPP_INLINE static float max(F x) {
+    float most = x[0];
+    for (int i = 1; i < width; ++i) most = x[i] > most ? x[i] : most;
+    return most;
+  }
+
+  FDPP_INLINE static F sum_each(const F (&a)[width]) {
+    return F{sum(a[0]), sum(a[1]), sum(a[2]), sum(a[3]), sum(a[4]), sum(a[5]), sum(a[6]), sum(a[7])};
+  }
+};
+
+}  // namespace fdpp::cpu

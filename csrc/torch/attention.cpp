@@ -1,0 +1,118 @@
+// decode_attention: tensors -> AttentionParams -> a backend.
+#include <algorithm>
+#include <cmath>
+
+#include "common/split_plan.h"
+#include "cpu/backend.h"
+#include "cpu/cpu_features.h"
+#include "torch/cache_checks.h"
+#include "torch/checks.h"
+#include "torch/cpu_threads.h"
+
+namespace fdpp {
+
+namespace {
+
+constexpr const char* kOp = "decode_attention";
+
+const float* per_head(const char* name, const OptionalTensor& tensor, const Argument& q, int64_t heads) {
+  if (!tensor.has_value()) return nullptr;
+  Argument(kOp, name, *tensor).same_device_as(q).dtype(ScalarType::Float).shape("[Hq]", {heads}).contiguous();
+  return static_cast<const float*>(tensor->data_ptr());
+}
+
+// Everything but the output, the scratch and the number of splits.
+AttentionParams attention_params(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                                 const Tensor& cache_seqlens, const OptionalTensor& block_table,
+                                 std::optional<double> softmax_scale, const OptionalTensor& phi, int64_t window,
+                                 double softcap, const OptionalTensor& alibi_slopes, const OptionalTensor& sinks,
+                                 int64_t num_splits, const OptionalTensor& rereference_count, int64_t* capacity) {
+  const Argument query(kOp, "q", q);
+  AttentionParams p{};
+  p.dtype = query.floating();
+  query.shape("[B, Sq, Hq, D]", {kAnySize, kAnySize, kAnySize, kAnySize}).last_dim_contiguous();
+  p.batch = checked_int(kOp, "the batch", q.size(0));
+  p.query_len = checked_int(kOp, "Sq", q.size(1));
+  p.query_heads = checked_int(kOp, "the number of query heads", q.size(2));
+  p.head_dim = checked_int(kOp, "head_dim", q.size(3));
+  if (p.query_len < 1 || p.query_len > 16) query.fail("have 1 to 16 new tokens (Sq)");
+  if (p.query_heads < 1) query.fail("have at least one head");
+  const int d = p.head_dim;
+  if (d != 64 && d != 80 && d != 96 && d != 128 && d != 192 && d != 256) {
+    query.fail("have a head_dim of 64, 80, 96, 128, 192 or 256");
+  }
+  const Cache cache = cache_of(kOp, query, p.batch, d, k_cache, v_cache, block_table);
+  if (cache.kv_heads < 1 || p.query_heads % cache.kv_heads != 0) {
+    query.fail("have a multiple of the cache's " + std::to_string(cache.kv_heads) + " kv heads (at least one)");
+  }
+  p.q = q.data_ptr();
+  p.q_batch_stride = q.stride(0);
+  p.q_token_stride = q.stride(1);
+  p.q_head_stride = q.stride(2);
+  p.k = cache.k;
+  p.v = cache.v;
+  p.layout = cache.layout;
+  p.kv_heads = cache.kv_heads;
+  Argument(kOp, "cache_seqlens", cache_seqlens).same_device_as(query).dtype(ScalarType::Int).shape("[B]", {p.batch})
+      .contiguous();
+  p.cache_seqlens = static_cast<const int32_t*>(cache_seqlens.data_ptr());
+  p.softmax_scale = static_cast<float>(softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(d))));
+  if (!(std::fabs(p.softmax_scale) <= 3e38f)) fail(kOp, "softmax_scale must be finite");
+  if (window < -1) fail(kOp, "window must be -1 (no limit) or at least 0; got " + std::to_string(window));
+  if (!(softcap >= 0.0 && softcap <= 3e38)) {
+    fail(kOp, "softcap must be 0 (none) or positive and finite; got " + std::to_string(softcap));
+  }
+  if (num_splits < 0 || num_splits > kMaxSplits) {
+    fail(kOp, "num_splits must be between 0 (planned) and " + std::to_string(kMaxSplits) + "; got " +
+                  std::to_string(num_splits));
+  }
+  p.window = window;
+  p.softcap = static_cast<float>(softcap);
+  p.num_splits = static_cast<int>(num_splits);
+  p.phi = per_head("phi", phi, query, p.query_heads);
+  p.alibi_slopes = per_head("alibi_slopes", alibi_slopes, query, p.query_heads);
+  p.sinks = per_head("sinks", sinks, query, p.query_heads);
+  if (rereference_count.has_value()) {
+    Argument(kOp, "rereference_count", *rereference_count).same_device_as(query).dtype(ScalarType::Long)
+        .shape("[Hq]", {p.query_heads}).contiguous();
+    p.rereference_count = static_cast<int64_t*>(rereference_count->data_ptr());
+  }
+  *capacity = cache.capacity;
+  return p;
+}
+
+Tensor decode_attention_cpu(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
+                            const OptionalTensor& block_table, std::optional<double> softmax_scale,
+                            const OptionalTensor& phi, int64_t window, double softcap,
+                            const OptionalTensor& alibi_slopes, const OptionalTensor& sinks, int64_t num_splits,
+                            const OptionalTensor& rereference_count) {
+  int64_t capacity;
+  AttentionParams p = attention_params(q, k_cache, v_cache, cache_seqlens, block_table, softmax_scale, phi, window,
+                                       softcap, alibi_slopes, sinks, num_splits, rereference_count, &capacity);
+  int64_t longest = 0;
+  for (int b = 0; b < p.batch; ++b) {
+    const int64_t length = p.cache_seqlens[b];
+    if (length < 0 || length > capacity) {
+      fail(kOp, "cache_seqlens[" + std::to_string(b) + "] must be between 0 and the cache's capacity " +
+                    std::to_string(capacity) + "; got " + std::to_string(length));
+    }
+    check_pages(kOp, p.layout, b, length);
+    longest = std::max(longest, length);
+  }
+  const Tensor out = empty_like_device(q, {p.batch, p.query_len, p.query_heads, p.head_dim});
+  p.out = out.data_ptr();
+  const cpu::Threads threads = torch_threads();
+  if (p.num_splits == 0) p.num_splits = cpu::plan_attention_splits(p, longest, threads);
+  const int64_t rows = int64_t{p.batch} * p.query_heads * p.query_len;
+  const Scratch partial =
+      scratch(kOp, rows * p.num_splits * attention_row_floats(p.head_dim) * static_cast<int64_t>(sizeof(float)));
+  p.partial = static_cast<float*>(partial.get());
+  cpu::decode_attention(cpu::kernels(), p, threads);
+  return out;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) { m.impl("decode_attention", TORCH_BOX(&decode_attention_cpu)); }
+
+}  // namespace
+
+}  // namespace fdpp

@@ -1,0 +1,268 @@
+"""The operators of fdpp: documented Python functions over ``torch.ops.fdpp.*``.
+
+Every function here is one operator with one schema; the device of the tensors chooses the backend. All of them
+work under ``torch.compile(fullgraph=True)``: the fake kernels at the end of this file give shapes without data.
+float64 oracles with the same signatures stand in :mod:`fdpp.reference`.
+
+Wrong input raises ``RuntimeError`` with the tensor's name, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fdpp import native
+
+native.load()
+_fdpp = torch.ops.fdpp
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    block_table: Tensor | None = None,
+    *,
+    softmax_scale: float | None = None,
+    phi: Tensor | None = None,
+    window: int = -1,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    num_splits: int = 0,
+    rereference_count: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of the newest ``Sq`` tokens over a key/value cache, split over the KV axis.
+
+    Splits share one reference value ``phi`` instead of exchanging their maxima (FlashDecoding++, section 3), so
+    that partial results merge by plain addition. A guard watches every tile and moves the reference of the rows
+    that leave the safe range; the result is exact for every finite input.
+
+    Args:
+        q: ``[B, Sq, Hq, D]``, float32, bfloat16 or float16; ``Sq`` 1..16, ``D`` one of 64, 80, 96, 128, 192, 256. The
+            last dimension is contiguous, the outer strides are free. Query ``i`` of a sequence stands at position
+            ``cache_seqlens - Sq + i``.
+        k_cache: ``[B, S, Hkv, D]`` (contiguous cache) or, with ``block_table``, ``[blocks, page, Hkv, D]`` (paged
+            cache), dtype of ``q``; ``Hq`` is a multiple of ``Hkv``. Same stride rule as ``q``.
+        v_cache: as ``k_cache``.
+        cache_seqlens: int32 ``[B]``, tokens in the cache of each sequence, the ``Sq`` new ones included. What lies
+            beyond in the cache is never read. 0 gives zeros.
+        block_table: int32 ``[B, max_pages]``, the pages of each sequence in order. Entries past the last page that
+            a sequence uses are ignored, whatever they hold.
+        softmax_scale: factor of ``q . k``; default ``1 / sqrt(D)``.
+        phi: float32 ``[Hq]``, the reference per query head, in logit units (natural logarithm); default 0. It
+            changes the rounding, never the result.
+        window: query ``i`` sees key ``j`` when ``i - window <= j <= i``; -1 means no limit.
+        softcap: when positive, a logit becomes ``softcap * tanh(logit / softcap)``.
+        alibi_slopes: float32 ``[Hq]``; ``slope * (i - j)`` is subtracted from the (capped) logit.
+        sinks: float32 ``[Hq]``, one more logit per head in the denominator, with no value.
+        num_splits: number of KV splits; 0 lets the planner choose.
+        rereference_count: int64 ``[Hq]``; **mutated**: the number of times a reference had to move is added.
+
+    Returns:
+        ``[B, Sq, Hq, D]``, contiguous, dtype of ``q``. A query before the start of its sequence gives zeros.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or stride that is not as above.
+
+    Source: FlashDecoding++ (arXiv 2311.01282) section 3; names follow ``flash_attn_with_kvcache``.
+    """
+    return _fdpp.decode_attention.default(
+        q,
+        k_cache,
+        v_cache,
+        cache_seqlens,
+        block_table,
+        softmax_scale=softmax_scale,
+        phi=phi,
+        window=window,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        num_splits=num_splits,
+        rereference_count=rereference_count,
+    )
+
+
+def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` by matrix-vector products (ImplA of the dataflow table).
+
+    Args:
+        x: ``[..., K]``, float32, bfloat16 or float16, last dimension contiguous; ``M`` is the product of the others.
+        weight: ``[N, K]``, dtype of ``x``, last dimension contiguous.
+        bias: ``[N]``, dtype of ``x``, contiguous.
+
+    Returns:
+        ``[..., N]``, contiguous, dtype of ``x``; sums are accumulated in float32.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or stride that is not as above.
+
+    Source: FlashDecoding++ section 5, ImplA; best at M = 1, correct for every M.
+    """
+    return _fdpp.gemv.default(x, weight, bias)
+
+
+def flat_gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, config: int = -1) -> Tensor:
+    """``x @ weight.T + bias`` for few rows (ImplB): a GEMM that streams the weights once through double-buffered tiles.
+
+    Args:
+        x: ``[..., K]``, ``M`` = product of the leading dimensions, at most 64. Otherwise as in :func:`gemv`.
+        weight: ``[N, K]``.
+        bias: ``[N]``.
+        config: index of a tile configuration of the backend; -1 takes the default for the shape.
+
+    Returns:
+        ``[..., N]``, contiguous, dtype of ``x``; sums are accumulated in float32.
+
+    Raises:
+        RuntimeError: ``M`` above 64, an unknown ``config``, or as in :func:`gemv`.
+
+    Source: FlashDecoding++ section 4.
+    """
+    return _fdpp.flat_gemm.default(x, weight, bias, config=config)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` by the implementation that the dataflow table names for this shape and device.
+
+    The candidates are :func:`gemv` (A), :func:`flat_gemm` (B) and ``aten::linear`` (C).
+    :func:`fdpp.explain` says which one a shape takes, and why. Arguments, result and errors as in :func:`gemv`.
+
+    Source: FlashDecoding++ section 5 (heuristic dataflow).
+    """
+    return _fdpp.linear.default(x, weight, bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last dimension, in float32 inside.
+
+    Args:
+        x: ``[..., H]``, float32, bfloat16 or float16; last dimension contiguous, outer strides free.
+        weight: ``[H]``, dtype of ``x``, contiguous.
+        eps: added to the mean square.
+
+    Returns:
+        contiguous tensor of the shape and dtype of ``x``.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or stride that is not as above.
+
+    Source: Zhang and Sennrich, arXiv 1910.07467.
+    """
+    return _fdpp.rms_norm.default(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``residual += x``, then :func:`rms_norm` of ``residual``.
+
+    Args:
+        x: ``[..., H]`` as in :func:`rms_norm`.
+        residual: shape and dtype of ``x``, contiguous; **mutated** (the sum, rounded to its dtype). The norm is taken
+            of the rounded sum.
+        weight: ``[H]``.
+        eps: added to the mean square.
+
+    Returns:
+        contiguous tensor of the shape and dtype of ``x``; never an alias of ``residual``.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or stride that is not as above.
+    """
+    return _fdpp.add_rms_norm.default(x, residual, weight, eps)
+
+
+def rope_append(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor | None = None,
+    *,
+    interleaved: bool = False,
+) -> Tensor:
+    """Rotate ``q`` and ``k`` by their positions and write ``k`` and ``v`` into the cache.
+
+    Args:
+        q: ``[B, Sq, Hq, D]``, float32, bfloat16 or float16; last dimension contiguous, outer strides free; any ``Sq``.
+        k: ``[B, Sq, Hkv, D]``, likewise.
+        v: ``[B, Sq, Hkv, D]``, likewise; not rotated.
+        cos: float32 ``[max_position, rot / 2]``, contiguous; the first ``rot <= D`` elements of a head are rotated.
+        sin: as ``cos``.
+        positions: int32 ``[B, Sq]``: the position of each token, which is also its slot in its sequence's cache. A
+            negative position marks padding: its query is copied as it is and nothing is written.
+        k_cache: ``[B, S, Hkv, D]`` or paged ``[blocks, page, Hkv, D]``, dtype of ``q``; **mutated**.
+        v_cache: as ``k_cache``; **mutated**; a storage of its own.
+        block_table: int32 ``[B, max_pages]`` for a paged cache.
+        interleaved: rotate the pairs (2i, 2i+1) (GPT-J) instead of (i, i + rot/2) (GPT-NeoX, Llama).
+
+    Returns:
+        the rotated ``q``, ``[B, Sq, Hq, D]``, contiguous.
+
+    Raises:
+        RuntimeError: a position at or beyond ``max_position`` or the capacity of the cache, a page outside the cache, a
+            shape, dtype, device or stride that is not as above.
+
+    Source: RoFormer, arXiv 2104.09864.
+    """
+    return _fdpp.rope_append.default(
+        q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved=interleaved
+    )
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up``, where ``gate_up`` holds both halves side by side.
+
+    Args:
+        gate_up: ``[..., 2F]``, float32, bfloat16 or float16; last dimension contiguous, outer strides free.
+
+    Returns:
+        ``[..., F]``, contiguous, dtype of ``gate_up``; computed in float32.
+
+    Raises:
+        RuntimeError: an odd last dimension, or a dtype or stride that is not as above.
+
+    Source: Shazeer, arXiv 2002.05202 (SwiGLU).
+    """
+    return _fdpp.silu_mul.default(gate_up)
+
+
+# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors.
+
+
+@torch.library.register_fake("fdpp::decode_attention")
+def _(q, k_cache, v_cache, cache_seqlens, block_table=None, **options):
+    return q.new_empty(q.shape)
+
+
+@torch.library.register_fake("fdpp::gemv")
+@torch.library.register_fake("fdpp::flat_gemm")
+@torch.library.register_fake("fdpp::linear")
+def _(x, weight, bias=None, config=-1):
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.register_fake("fdpp::rms_norm")
+def _(x, weight, eps):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("fdpp::add_rms_norm")
+def _(x, residual, weight, eps):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("fdpp::rope_append")
+def _(q, k, v, cos, sin, positions, k_cache, v_cache, block_table=None, interleaved=False):
+    return q.new_empty(q.shape)
+
+
+@torch.library.register_fake("fdpp::silu_mul")
+def _(gate_up):
+    return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
