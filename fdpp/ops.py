@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fdpp import native
+from fdpp import dataflow, native
 
 native.load()
+dataflow.install()
 _fdpp = torch.ops.fdpp
 
 
@@ -160,8 +161,8 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 
     Args:
         x: ``[..., H]`` as in :func:`rms_norm`.
-        residual: shape and dtype of ``x``, contiguous; **mutated** (the sum, rounded to its dtype). The norm is taken
-            of the rounded sum.
+        residual: shape of ``x``, dtype of ``x`` or float32, contiguous; **mutated** (the sum, rounded to its dtype). The
+            norm is taken of the rounded sum. A float32 residual keeps what a deep stack of narrow layers adds up.
         weight: ``[H]``.
         eps: added to the mean square.
 

@@ -64,7 +64,8 @@ struct NormParams {
   int64_t rows, inner, width;  // row i of x lies at (i / inner) * outer_stride + (i % inner) * inner_stride
   const void* x;
   int64_t outer_stride, inner_stride;
-  void* residual;      // [rows, width], contiguous, or null
+  void* residual;      // [rows, width], contiguous, of residual_dtype (dtype or f32), or null
+  DType residual_dtype;
   const void* weight;  // [width]
   float eps;
   void* out;  // [rows, width]

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kSerialBytes = 16 << 10;   // less than this takes a thread less time than waking another
 constexpr int64_t kChunkBytes = 64 << 10;    // weights that a thread takes at a time
-constexpr int64_t kColumnMultiple = 12;      // divisible by every tile width
+constexpr int64_t kColumnMultiple = 96;      // divisible by every tile width, 32 of AMX included
 constexpr int kMinSplitKeys = 4 * kAttentionTile;
 
 Threads threads_for(int64_t bytes, const Threads& threads) {
@@ -38,9 +38,8 @@ int64_t columns_per_chunk(const LinearParams& p, const Threads& threads) {
 }
 
 template <typename Fn>
-void for_each_columns(const Kernels& kernels, const LinearParams& p, const Threads& threads, Fn fn) {
+void for_each_columns(const LinearParams& p, const Threads& threads, Fn fn) {
   if (p.M == 0 || p.N == 0) return;
-  kernels.pack_x(p);
   const Threads used = threads_for(p.N * p.K * size_of(p.dtype), threads);
   for_each_range(used, p.N, columns_per_chunk(p, used), fn);
 }
@@ -71,13 +70,19 @@ void decode_attention(const Kernels& kernels, const AttentionParams& p, const Th
 }
 
 void gemv(const Kernels& kernels, const LinearParams& p, const Threads& threads) {
-  for_each_columns(kernels, p, threads, [&](int64_t begin, int64_t end) { kernels.gemv(p, begin, end); });
+  kernels.pack_x(p, kGemv);
+  for_each_columns(p, threads, [&](int64_t begin, int64_t end) { kernels.gemv(p, begin, end); });
 }
 
-int default_flat_gemm_config(const LinearParams& p) { return p.M <= 4 ? 2 : 1; }
+int default_flat_gemm_config(const Kernels& kernels, const LinearParams& p) {
+  const int configs = kernels.flat_gemm_configs(p.dtype);
+  if (configs > kNumFlatGemmConfigs) return configs - 1;  // tiles
+  return p.M <= 4 ? 2 : 1;
+}
 
 void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const Threads& threads) {
-  for_each_columns(kernels, p, threads, [&](int64_t begin, int64_t end) { kernels.flat_gemm(p, config, begin, end); });
+  kernels.pack_x(p, config);
+  for_each_columns(p, threads, [&](int64_t begin, int64_t end) { kernels.flat_gemm(p, config, begin, end); });
 }
 
 void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {

@@ -7,15 +7,37 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace fdpp::cpu {
 
-extern const Kernels kPortableKernels;
+namespace {
+
 #if defined(__x86_64__)
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
-extern const Kernels kAvx512Bf16Kernels;
+// AMX needs the processor (CPUID leaf 7), registers that the operating system saves (XCR0 bits 17 and 18), and, on Linux,
+// the kernel's permission for this process (XFEATURE_XTILEDATA = 18), which it may refuse.
+bool amx_permitted() {
+  unsigned eax, ebx, ecx, edx;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_OSXSAVE) == 0) return false;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+  unsigned xcr0, xcr0_high;
+  __asm__("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
+  if ((xcr0 & 0x60000u) != 0x60000u) return false;
+#if defined(__linux__)
+  constexpr int kArchReqXcompPerm = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
+#else
+  return false;
 #endif
+}
+#endif
+
+}  // namespace
 
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> tables;
@@ -25,7 +47,10 @@ std::vector<const Kernels*> available_kernels() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&kAvx512Bf16Kernels);
+  const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  static const Kernels amx = amx_kernels();
+  if (avx512_bf16 && amx_permitted()) tables.push_back(&amx);
+  if (avx512_bf16) tables.push_back(&kAvx512Bf16Kernels);
   if (avx512) tables.push_back(&kAvx512Kernels);
   if (avx2) tables.push_back(&kAvx2Kernels);
 #endif

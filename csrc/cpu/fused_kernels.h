@@ -17,34 +17,42 @@ struct FusedKernels {
   FDPP_INLINE static F load(const S* p, int n) {
     return n == V::width ? V::load(p) : V::load(p, n);
   }
-  FDPP_INLINE static void store(T* p, F x, int n) { n == V::width ? V::store(p, x) : V::store(p, x, n); }
+  template <typename S>
+  FDPP_INLINE static void store(S* p, F x, int n) {
+    n == V::width ? V::store(p, x) : V::store(p, x, n);
+  }
 
   static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
+    if (p.residual == nullptr) return norm<T>(p, begin, end);
+    if (p.residual_dtype == DType::f32) return norm<float>(p, begin, end);
+    norm<T>(p, begin, end);
+  }
+
+  // R: storage type of what is normed, the residual if there is one.
+  template <typename R>
+  static void norm(const NormParams& p, int64_t begin, int64_t end) {
     const T* weight = static_cast<const T*>(p.weight);
     for (int64_t row = begin; row < end; ++row) {
       const T* x = static_cast<const T*>(p.x) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
       T* out = static_cast<T*>(p.out) + row * p.width;
-      F squares = V::zero();
+      const R* normed = reinterpret_cast<const R*>(x);
       if (p.residual != nullptr) {
-        T* residual = static_cast<T*>(p.residual) + row * p.width;
+        R* residual = static_cast<R*>(p.residual) + row * p.width;
         for (int64_t i = 0; i < p.width; i += V::width) {
           const int n = lanes(p.width - i);
           store(residual + i, V::add(load(residual + i, n), load(x + i, n)), n);
-          const F sum = load(residual + i, n);  // as rounded
-          squares = V::fma(sum, sum, squares);
         }
-        x = residual;
-      } else {
-        for (int64_t i = 0; i < p.width; i += V::width) {
-          const int n = lanes(p.width - i);
-          const F value = load(x + i, n);
-          squares = V::fma(value, value, squares);
-        }
+        normed = residual;
+      }
+      F squares = V::zero();
+      for (int64_t i = 0; i < p.width; i += V::width) {
+        const F value = load(normed + i, lanes(p.width - i));
+        squares = V::fma(value, value, squares);
       }
       const F scale = V::broadcast(1.0f / sqrtf(V::sum(squares) / static_cast<float>(p.width) + p.eps));
       for (int64_t i = 0; i < p.width; i += V::width) {
         const int n = lanes(p.width - i);
-        store(out + i, V::mul(V::mul(load(x + i, n), scale), load(weight + i, n)), n);
+        store(out + i, V::mul(V::mul(load(normed + i, n), scale), load(weight + i, n)), n);
       }
     }
   }

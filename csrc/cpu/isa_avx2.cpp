@@ -14,7 +14,6 @@ FDPP_TARGET_BEGIN("avx2,fma,f16c")
 
 namespace fdpp::cpu {
 
-extern const Kernels kAvx2Kernels;
 const Kernels kAvx2Kernels = IsaTable<Avx2>::kernels("avx2");
 
 }  // namespace fdpp::cpu

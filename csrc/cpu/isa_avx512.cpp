@@ -14,7 +14,6 @@ FDPP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 namespace fdpp::cpu {
 
-extern const Kernels kAvx512Kernels;
 const Kernels kAvx512Kernels = IsaTable<Avx512>::kernels("avx512");
 
 }  // namespace fdpp::cpu

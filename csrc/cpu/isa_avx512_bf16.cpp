@@ -14,7 +14,6 @@ FDPP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")
 
 namespace fdpp::cpu {
 
-extern const Kernels kAvx512Bf16Kernels;
 const Kernels kAvx512Bf16Kernels = IsaTable<Avx512Bf16>::kernels("avx512_bf16");
 
 }  // namespace fdpp::cpu

@@ -4,7 +4,6 @@
 
 namespace fdpp::cpu {
 
-extern const Kernels kPortableKernels;
 const Kernels kPortableKernels = IsaTable<Portable>::kernels("portable");
 
 }  // namespace fdpp::cpu

@@ -36,11 +36,12 @@ struct IsaTable {
   static void attention_merge(const AttentionParams& p, int b, int h) {
     FDPP_WITH_TYPE(p.dtype, FDPP_WITH_HEAD_DIM(p.head_dim, AttentionKernels<V, T, D>::merge(p, b, h)))
   }
-  static int64_t packed_x_bytes(const LinearParams& p) {
+  static int flat_gemm_configs(DType) { return kNumFlatGemmConfigs; }
+  static int64_t packed_x_bytes(const LinearParams& p, int) {
     FDPP_WITH_TYPE(p.dtype, return LinearKernels<V, T>::packed_x_bytes(p))
     return 0;
   }
-  static void pack_x(const LinearParams& p) { FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::pack_x(p)) }
+  static void pack_x(const LinearParams& p, int) { FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::pack_x(p)) }
   static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::gemv(p, begin, end))
   }
@@ -69,8 +70,8 @@ struct IsaTable {
   }
 
   static constexpr Kernels kernels(const char* name) {
-    return {name,      attention_split, attention_merge, packed_x_bytes, pack_x,      gemv,
-            flat_gemm, rms_norm,        silu_mul,        rope_append,    read_all};
+    return {name,   attention_split, attention_merge, flat_gemm_configs, packed_x_bytes, pack_x,
+            gemv,   flat_gemm,       rms_norm,        silu_mul,          rope_append,    read_all};
   }
 };
 

@@ -1,4 +1,4 @@
-// The kernels of one instruction set, as a table of functions. Each isa_*.cpp fills one; cpu_features.h picks one.
+// The kernels of one instruction set, as a table of functions. Each isa_*.cpp fills one; cpu_features.cpp picks one.
 #pragma once
 
 #include "common/params.h"
@@ -12,6 +12,7 @@ struct FlatGemmConfig {
 
 constexpr FlatGemmConfig kFlatGemmConfigs[] = {{8, 2}, {8, 3}, {4, 6}};
 constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmConfigs) / sizeof(kFlatGemmConfigs[0]);
+constexpr int kGemv = -1;
 constexpr int kGemvColumns = 4;
 constexpr int kAttentionTile = 64;  // keys per tile
 
@@ -23,8 +24,11 @@ struct Kernels {
   // Sums the splits of one (sequence, kv head) and writes params.out.
   void (*attention_merge)(const AttentionParams&, int batch, int kv_head);
 
-  int64_t (*packed_x_bytes)(const LinearParams&);
-  void (*pack_x)(const LinearParams&);  // x -> packed_x
+  // Configurations 0 .. n - 1 of flat_gemm for a dtype.
+  int (*flat_gemm_configs)(DType);
+  // x -> packed_x, for flat_gemm with a configuration or, with kGemv, for gemv.
+  int64_t (*packed_x_bytes)(const LinearParams&, int config);
+  void (*pack_x)(const LinearParams&, int config);
   // Output columns [begin, end), after pack_x.
   void (*gemv)(const LinearParams&, int64_t begin, int64_t end);
   void (*flat_gemm)(const LinearParams&, int config, int64_t begin, int64_t end);
@@ -38,5 +42,13 @@ struct Kernels {
   // Reads bytes [p, p + n) (multiples of 64) and returns a value that depends on all of them.
   uint64_t (*read_all)(const void* p, int64_t n);
 };
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
+Kernels amx_kernels();
+#endif
 
 }  // namespace fdpp::cpu

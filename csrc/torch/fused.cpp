@@ -20,7 +20,9 @@ Tensor norm_cpu(const char* op, const Tensor& x, const Tensor* residual, const T
   Argument(op, "weight", weight).same_device_as(input).same_dtype_as(input).shape("[H]", {p.width}).contiguous();
   if (residual != nullptr) {
     const Argument sum(op, "residual", *residual);
-    sum.same_device_as(input).same_dtype_as(input).contiguous();
+    p.residual_dtype = sum.floating();
+    if (p.residual_dtype != p.dtype && p.residual_dtype != DType::f32) sum.fail("be float32 or have the dtype of x");
+    sum.same_device_as(input).contiguous();
     const auto expected = x.sizes(), sizes = residual->sizes();
     if (!std::equal(expected.begin(), expected.end(), sizes.begin(), sizes.end())) {
       sum.fail("have the shape of x, " + describe(x));

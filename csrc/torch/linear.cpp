@@ -15,7 +15,8 @@ namespace {
 
 constexpr int64_t kMaxFlatRows = 64;
 
-std::atomic<std::shared_ptr<const DataflowTable>> cpu_table{std::make_shared<const DataflowTable>(std::vector<DataflowTable::Row>{})};
+std::atomic<std::shared_ptr<const DataflowTable>> cpu_table{
+    std::make_shared<const DataflowTable>(std::vector<DataflowTable::Row>{})};
 
 // x as rows with a single stride, and the parameters that read it.
 struct Problem {
@@ -50,12 +51,17 @@ Tensor run_cpu(const char* op, Impl impl, int config, const Tensor& x, Problem p
   const Tensor out = empty_with_last(x, p.N);
   p.out = out.data_ptr();
   const cpu::Kernels& kernels = cpu::kernels();
-  const Scratch packed = scratch(op, kernels.packed_x_bytes(p));
+  if (impl == Impl::gemv) {
+    config = cpu::kGemv;
+  } else if (config < 0) {
+    config = cpu::default_flat_gemm_config(kernels, p);
+  }
+  const Scratch packed = scratch(op, kernels.packed_x_bytes(p, config));
   p.packed_x = packed.get();
   if (impl == Impl::gemv) {
     cpu::gemv(kernels, p, torch_threads());
   } else {
-    cpu::flat_gemm(kernels, p, config < 0 ? cpu::default_flat_gemm_config(p) : config, torch_threads());
+    cpu::flat_gemm(kernels, p, config, torch_threads());
   }
   return out;
 }
@@ -76,9 +82,10 @@ Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor
   if (problem.params.M > kMaxFlatRows) {
     fail("flat_gemm", "x must have at most 64 rows; got " + std::to_string(problem.params.M));
   }
-  if (config < -1 || config >= cpu::kNumFlatGemmConfigs) {
-    fail("flat_gemm", "config must be -1 (default) or below " + std::to_string(cpu::kNumFlatGemmConfigs) + "; got " +
-                          std::to_string(config));
+  const int configs = cpu::kernels().flat_gemm_configs(problem.params.dtype);
+  if (config < -1 || config >= configs) {
+    fail("flat_gemm",
+         "config must be -1 (default) or below " + std::to_string(configs) + "; got " + std::to_string(config));
   }
   return run_cpu("flat_gemm", Impl::flat_gemm, static_cast<int>(config), x, std::move(problem));
 }

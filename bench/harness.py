@@ -1,0 +1,78 @@
+"""What the benches share: bandwidth, the environment, results, plots and tables. The clock is fdpp.timing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from fdpp import info, native
+
+RESULTS = Path(__file__).parent / "results"
+BANDWIDTH_BYTES = 512 * 2**20
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def read_bandwidth(repeats: int = 5) -> float:
+    """Bytes per second that the device reads from memory with torch's threads: the bound of every decode step."""
+    return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
+
+
+def environment() -> dict[str, object]:
+    """Where and with what a result was measured."""
+    facts = info.collect()
+    return {
+        "device": facts["processor"].get("model", platform.machine()),
+        "cores": facts["processor"].get("cores"),
+        "threads": torch.get_num_threads(),
+        "processor": facts["processor"],
+        "versions": facts["versions"],
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str:
+    """The commit of the source tree, with ``+`` when it has changes; ``unknown`` outside git."""
+
+    def git(*words: str) -> str:
+        run = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+        return run.stdout.strip() if run.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD")
+    return (commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) if commit else "unknown"
+
+
+def write_json(path: Path, **content: object) -> None:
+    """Write one result, with its environment, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": environment(), **content}, indent=1, default=str) + "\n")
+    print(f"wrote {path}")
+
+
+def print_table(rows: list[dict[str, object]], columns: dict[str, str]) -> None:
+    """Print rows under ``columns``: key -> format specification (as in ``format(value, specification)``)."""
+
+    def cell(row: dict, key: str) -> str:
+        value = row.get(key)
+        return "-" if value is None else format(value, columns[key])
+
+    texts = [[cell(row, key) for key in columns] for row in rows]
+    widths = [max(len(key), *(len(line[i]) for line in texts)) if texts else len(key) for i, key in enumerate(columns)]
+    for line in [list(columns), *texts]:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def pyplot():
+    """matplotlib's pyplot, drawing into files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    matplotlib.pyplot.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "font.size": 9, "legend.fontsize": 8})
+    return matplotlib.pyplot

@@ -1,0 +1,80 @@
+"""Types and groups of options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+DTYPES = ("bfloat16", "float32", "float16")
+MAX_TOKENS = 2**31 - 1  # positions are int32
+MAX_SIZE = 2**31 - 1
+MAX_THREADS = 4 * (os.cpu_count() or 1)  # far more than helps; a runtime that cannot start its threads ends the process
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: an integer in ``[low, high]``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected an integer, got {text[:40]!r}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} to {high}, got {text[:40]}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number in ``[low, high]``; NaN is in no range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text[:40]!r}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text[:40]}")
+        return value
+
+    return parse
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model runs, and where."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", required=True, metavar="M", help="a Hugging Face directory or id, or a GGUF file")
+    group.add_argument("--device", default="cpu", help="device to run on (default: %(default)s)")
+    group.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="compute type (default: %(default)s)")
+    group.add_argument(
+        "--threads", type=integer(1, MAX_THREADS), metavar="N", help="CPU threads (default: torch's number)"
+    )
+    group.add_argument(
+        "--max-seq-len",
+        type=integer(1, MAX_TOKENS),
+        metavar="N",
+        help="the most tokens of prompt and answer together (default: the model's context)",
+    )
+    group.add_argument(
+        "--page-size", type=integer(1, MAX_TOKENS), metavar="N", help="use a paged KV cache (default: contiguous)"
+    )
+
+
+def load_model(arguments: argparse.Namespace, **options):
+    """The model that :func:`add_model` describes, loaded with a progress bar when stderr is a terminal."""
+    from fdpp import LLM
+    from fdpp.cli.progress import progress_bar
+
+    with progress_bar() as progress:
+        return LLM(
+            arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            max_seq_len=arguments.max_seq_len,
+            page_size=arguments.page_size,
+            num_threads=arguments.threads,
+            progress=progress,
+            **options,
+        )

@@ -1,0 +1,48 @@
+"""The block of figures that ends a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+BANDWIDTH_BYTES = 512 * 2**20  # far more than any cache holds
+BANDWIDTH_REPEATS = 3
+
+
+def measure_read_bandwidth() -> float:
+    """Bytes per second that this machine reads from memory with torch's threads."""
+    from fdpp import native
+
+    return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, BANDWIDTH_REPEATS)
+
+
+def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float) -> str:
+    """The figures of a batch that was decoded together, one line per topic.
+
+    Args:
+        timings: the engine's ``Timings`` of each sequence.
+        bytes_per_step: bytes of weights and KV cache that one decode step of the batch reads.
+        bandwidth: bytes per second that the machine reads from memory, which bounds decoding.
+    """
+    prompt_tokens = sum(t.prompt_tokens for t in timings)
+    rows = [("prompt", rate(prompt_tokens, sum(t.prompt_seconds for t in timings)))]
+    tokens = sum(t.decode_tokens for t in timings)
+    seconds = max(t.decode_seconds for t in timings)
+    if tokens and seconds:
+        steps = max(t.decode_tokens for t in timings)
+        read = bytes_per_step * steps / seconds
+        rows += [
+            ("decode", f"{rate(tokens, seconds)}, {1e3 * seconds / tokens:.2f} ms/token"),
+            (
+                "memory",
+                f"{bytes_per_step * steps / tokens / 1e6:.1f} MB/token, {read / 1e9:.1f} GB/s: "
+                f"{read / bandwidth:.0%} of the bandwidth bound ({bandwidth / 1e9:.1f} GB/s)",
+            ),
+        ]
+    rows.append(("softmax", f"{timings[0].rereferences} re-references"))
+    return "\n".join(f"{name:9s}{text}" for name, text in rows)
+
+
+def rate(tokens: int, seconds: float) -> str:
+    """``12 tokens in 0.50 s, 24.0 tokens/s``."""
+    speed = f", {tokens / seconds:.1f} tokens/s" if seconds > 0 else ""
+    return f"{tokens} tokens in {seconds:.2f} s{speed}"

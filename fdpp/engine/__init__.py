@@ -1,0 +1,1 @@
+"""The engine: checkpoints to text through ``fdpp.ops``. The entrance is :class:`fdpp.engine.llm.LLM`."""

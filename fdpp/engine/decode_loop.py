@@ -1,0 +1,148 @@
+"""The loop around the decoder: prefill each prompt, then step the whole batch until every sequence has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from fdpp.engine import kv_cache
+from fdpp.engine.decoder import Decoder
+from fdpp.engine.sampling import NOT_FINITE, Sampler, SamplingOptions
+from fdpp.engine.text_stream import TextStream
+from fdpp.errors import FdppError
+
+
+@dataclass
+class Timings:
+    """Where the time of a sequence went, in seconds on the wall clock.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        prompt_seconds: its prefill, which also yields the first new token.
+        decode_tokens: new tokens after the first.
+        decode_seconds: the steps that yielded them, shared with the rest of the batch.
+        rereferences: how often a softmax reference had to move during the steps, over the whole batch.
+    """
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    rereferences: int = 0
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def milliseconds_per_token(self) -> float:
+        return 1000 * self.decode_seconds / self.decode_tokens if self.decode_tokens else 0.0
+
+
+@dataclass
+class Generation:
+    """One sequence in the making.
+
+    Attributes:
+        index: its number in the request.
+        prompt: the token ids of the prompt.
+        max_new_tokens: the most tokens it may get, at least 1.
+        stream: takes its text.
+        token_ids: the new tokens, the one that ended it included.
+        finish_reason: ``"stop"`` (end-of-text token or stop string), ``"length"``, or None as long as it runs.
+        timings: filled in as it goes.
+    """
+
+    index: int
+    prompt: Sequence[int]
+    max_new_tokens: int
+    stream: TextStream
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    timings: Timings = field(default_factory=Timings)
+
+    def push(self, token: int, eos_token_ids: frozenset[int]) -> None:
+        """Take the next token and decide whether the sequence has ended."""
+        self.token_ids.append(token)
+        if token in eos_token_ids:
+            self.finish_reason = "stop"
+            self.stream.finish()
+        elif self.stream.push(token):
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self.max_new_tokens:
+            self.finish_reason = "stop" if self.stream.finish() else "length"
+
+
+@torch.inference_mode()
+def run_batch(
+    decoder: Decoder,
+    batch: Sequence[Generation],
+    sampling: SamplingOptions,
+    eos_token_ids: frozenset[int],
+    page_size: int | None,
+) -> None:
+    """Complete all sequences of a batch. **Mutates** them.
+
+    Raises:
+        FdppError: the logits are not finite.
+        RequestError: the key/value cache would not fit into memory.
+    """
+    weights = decoder.weights
+    device = weights.embedding.device
+    # The last token is never fed back, so its slot is not needed.
+    lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in batch]
+    cache = kv_cache.allocate(decoder.config, lengths, weights.embedding.dtype, device, page_size)
+    decoder.reserve(max(lengths))
+    decoder.rereferences.zero_()
+    sampler = Sampler(
+        sampling, [sequence.index for sequence in batch], max(sequence.max_new_tokens for sequence in batch), device
+    )
+
+    logits = []
+    for row, sequence in enumerate(batch):
+        start = time.perf_counter()
+        logits.append(decoder.prefill(torch.tensor(sequence.prompt, device=device), cache.row(row)))
+        _synchronize(device)
+        sequence.timings.prompt_tokens = len(sequence.prompt)
+        sequence.timings.prompt_seconds = time.perf_counter() - start
+
+    start = time.perf_counter()
+    tokens = sampler(torch.stack(logits), 0)
+    seqlens = torch.tensor([len(sequence.prompt) for sequence in batch], dtype=torch.int32, device=device)
+    positions = seqlens[:, None] - 1
+    advance = torch.ones_like(seqlens)
+    running = list(enumerate(batch))
+    step = 0
+    while True:
+        host_tokens = tokens.tolist()  # the one synchronisation with the device
+        now = time.perf_counter()
+        for row, sequence in running:
+            if host_tokens[row] == NOT_FINITE:
+                raise FdppError("the model's logits are not finite: its weights are damaged or overflow in this dtype")
+            sequence.push(host_tokens[row], eos_token_ids)
+            sequence.timings.decode_tokens = step
+            sequence.timings.decode_seconds = now - start if step else 0.0
+            if sequence.finish_reason is not None:
+                positions[row], seqlens[row], advance[row] = -1, 0, 0  # idles from now on
+        running = [(row, sequence) for row, sequence in running if sequence.finish_reason is None]
+        if not running:
+            break
+        step += 1
+        positions += advance[:, None]
+        seqlens += advance
+        tokens = sampler(decoder.step(tokens.clamp(min=0), positions, seqlens, cache), step)
+    rereferences = int(decoder.rereferences.sum())
+    for sequence in batch:
+        sequence.timings.rereferences = rereferences
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)

@@ -1,0 +1,16 @@
+"""Qwen2 and Qwen2.5: biases on the query, key and value projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fdpp.engine.config import DecoderConfig
+from fdpp.engine.families.base import Family, decoder_config, layer_windows
+
+
+def read_config(config: Mapping[str, Any]) -> DecoderConfig:
+    return decoder_config(config, qkv_bias=True, windows=layer_windows(config))
+
+
+QWEN2 = Family("Qwen2ForCausalLM", "qwen2", read_config)

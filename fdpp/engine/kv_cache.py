@@ -1,0 +1,80 @@
+"""Key/value caches, allocated once for a batch: contiguous, or in pages that a block table names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fdpp.engine.config import DecoderConfig
+from fdpp.engine.weights import memory_bytes
+from fdpp.errors import RequestError
+
+_NO_PAGE = -1
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Per layer a tensor of keys and one of values, each a storage of its own (custom ops mutate them separately).
+
+    Contiguous: ``[B, S, Hkv, D]``. Paged: ``[blocks, page, Hkv, D]`` with ``block_table`` int32 ``[B, max_pages]``.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    block_table: Tensor | None = None
+
+    def row(self, index: int) -> KVCache:
+        """The cache of one sequence of the batch, as a batch of one that shares the memory."""
+        only = slice(index, index + 1)
+        if self.block_table is not None:
+            return KVCache(self.keys, self.values, self.block_table[only])
+        return KVCache([keys[only] for keys in self.keys], [values[only] for values in self.values])
+
+    def gather(self, cached: Tensor, start: int, stop: int) -> Tensor:
+        """Positions ``start`` to ``stop`` in ``cached``, keys or values of one layer, of a cache of one sequence."""
+        if self.block_table is None:
+            return cached[:, start:stop]
+        page = cached.shape[1]
+        first = start // page
+        blocks = self.block_table[0, first : -(-stop // page)]
+        return cached[blocks].flatten(0, 1)[None, start - first * page : stop - first * page]
+
+
+def allocate(
+    config: DecoderConfig,
+    lengths: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    page_size: int | None = None,
+) -> KVCache:
+    """A cache for sequences of at most ``lengths`` tokens: contiguous, or paged when ``page_size`` is given.
+
+    Raises:
+        RequestError: it would not fit into the memory of the device.
+    """
+    if page_size is None:
+        return KVCache(*_tensors(config, (len(lengths), max(lengths)), dtype, device))
+    pages = [-(-length // page_size) for length in lengths]
+    table = torch.full((len(lengths), max(pages)), _NO_PAGE, dtype=torch.int32)
+    first = 0
+    for row, count in zip(table, pages, strict=True):
+        row[:count] = torch.arange(first, first + count, dtype=torch.int32)
+        first += count
+    return KVCache(*_tensors(config, (first, page_size), dtype, device), table.to(device))
+
+
+def _tensors(
+    config: DecoderConfig, slots: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], list[Tensor]]:
+    shape = (*slots, config.num_kv_heads, config.head_dim)
+    needed = 2 * config.num_layers * shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize
+    if needed > (available := memory_bytes(device)):
+        raise RequestError(
+            f"a key/value cache of {slots[0]} x {slots[1]} tokens needs {needed / 2**30:.1f} GiB; "
+            f"{device} has {available / 2**30:.1f} GiB"
+        )
+    keys, values = ([torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for _ in "kv")
+    return keys, values

@@ -1,0 +1,107 @@
+"""Hugging Face directories: ``config.json``, safetensors in one file or in shards, tokenizer files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdpp.engine.checkpoint import Checkpoint
+from fdpp.engine.families import family_of_config
+from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
+from fdpp.errors import CheckpointError, one_line
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MAX_JSON_BYTES = 64 << 20
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """See :class:`Checkpoint`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        config = read_json(path / "config.json")
+        if config.get("quantization_config"):
+            raise CheckpointError(f"{path}: quantised safetensors are not supported; GGUF files may be quantised")
+        family = family_of_config(config)
+        self.config = family.read_config(config)
+        self.weight_names = family.weight_names
+        self._files = [_open_safetensors(file) for file in _weight_files(path)]
+        self._file_of = {name: file for file in self._files for name in file.keys()}
+        self.shapes = {name: _shape(file, name) for name, file in self._file_of.items()}
+        self._tokenizer = load_directory_tokenizer(path)
+        self.eos_token_ids = self._read_eos(config)
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        try:
+            out.copy_(self._file_of[name].get_tensor(name))
+        except Exception as error:  # safetensors raises its own error, torch a RuntimeError
+            raise CheckpointError(f"{self.path}: tensor {name}: {one_line(error)}") from error
+
+    def load_tokenizer(self) -> Tokenizer | None:
+        return self._tokenizer
+
+    def _read_eos(self, config: Mapping[str, Any]) -> frozenset[int]:
+        sources = [config]
+        if (self.path / "generation_config.json").exists():
+            sources.append(read_json(self.path / "generation_config.json"))
+        ids = {self._tokenizer.eos_token_id} if self._tokenizer else set()
+        return frozenset(ids.union(*map(_eos_ids, sources))) - {None}
+
+
+def _eos_ids(config: Mapping[str, Any]) -> list[int]:
+    value = config.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token) is int for token in ids):
+        raise CheckpointError(f"eos_token_id: expected an integer or a list of them, got {value!r:.80}")
+    return ids
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of bounded size."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: larger than {_MAX_JSON_BYTES >> 20} MiB")
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if not (path / _INDEX).exists():
+        return [path / _SINGLE]
+    weight_map = read_json(path / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path / _INDEX}: expected an object 'weight_map' of tensor names to files")
+    for name in weight_map.values():
+        # A plain file name: anything else could reach outside the directory.
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name or "\\" in name:
+            raise CheckpointError(f"{path / _INDEX}: expected plain names of .safetensors files, got {name!r:.80}")
+    return [path / name for name in sorted(set(weight_map.values()))]
+
+
+def _open_safetensors(path: Path):
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        # Checks the header against the length of the file: every tensor lies inside it.
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
+
+
+def _shape(file, name: str) -> tuple[int, ...]:
+    view = file.get_slice(name)
+    if (dtype := view.get_dtype()) not in _FLOATS:
+        raise CheckpointError(f"tensor {name}: expected a dtype of {sorted(_FLOATS)}, got {dtype}")
+    return tuple(torch.Size(view.get_shape()))

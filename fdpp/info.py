@@ -1,0 +1,96 @@
+"""What is installed, what was built, what this machine has: the facts of ``fdpp info`` and of a useful bug report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+MODELS_EXTRA = ("transformers", "tokenizers", "safetensors", "gguf", "huggingface_hub")
+
+
+def collect() -> dict[str, dict[str, object]]:
+    """The facts, by topic. A topic that cannot be had holds ``{"error": why}``; nothing is raised."""
+    return {
+        "versions": _versions(),
+        "processor": _attempt(_processor),
+        "build": _attempt(_build),
+        "dataflow tables": _attempt(_tables),
+    }
+
+
+def render(facts: dict[str, dict[str, object]]) -> str:
+    """:func:`collect`'s facts as text: one block per topic, one line per fact."""
+    blocks = []
+    for topic, entries in facts.items():
+        width = max((len(name) for name in entries), default=0)
+        lines = [f"  {name:{width}s}  {_text(value)}" for name, value in entries.items()] or ["  none"]
+        blocks.append("\n".join([topic, *lines]))
+    return "\n\n".join(blocks)
+
+
+def cpu_model() -> str:
+    """The processor's name as the operating system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, object]:
+    names = ("fdpp", "torch", "numpy", *MODELS_EXTRA)
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed" + (" (fdpp[models])" if name in MODELS_EXTRA else "")
+
+
+def _processor() -> dict[str, object]:
+    import torch
+
+    from fdpp import native
+
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "model": cpu_model(),
+        "cores": count,
+        "torch threads": torch.get_num_threads(),
+        **native.load().cpu_features(),
+    }
+
+
+def _build() -> dict[str, object]:
+    from fdpp import native
+
+    return dict(native.load().build_info())
+
+
+def _tables() -> dict[str, object]:
+    from fdpp import dataflow, native
+
+    device = native.load().cpu_features()["device"]
+    found = {}
+    for path, rows in dataflow.tables().items():
+        mine = sum(row.device == device for row in rows)
+        found[str(path)] = f"{mine} of {len(rows)} rows for this device"
+    return found
+
+
+def _attempt(topic) -> dict[str, object]:
+    try:
+        return topic()
+    except (ImportError, OSError) as error:
+        return {"error": str(error)}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple, set)):
+        return " ".join(str(item) for item in value)
+    return str(value)

@@ -1,0 +1,140 @@
+"""float64 oracles: the mathematical definition of every operator of :mod:`fdpp.ops`, for tests and for readers.
+
+Same names, same arguments and same mutations as the operators; pure PyTorch on the CPU, without blocking, splitting or
+any other trick. Results are float64, not rounded to the dtype of the inputs; what is mutated keeps its own dtype.
+Arguments that steer an implementation only (``phi``, ``num_splits``, ``rereference_count``, ``config``) change nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    block_table: Tensor | None = None,
+    *,
+    softmax_scale: float | None = None,
+    phi: Tensor | None = None,
+    window: int = -1,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    num_splits: int = 0,
+    rereference_count: Tensor | None = None,
+) -> Tensor:
+    """Oracle of :func:`fdpp.ops.decode_attention`; ``rereference_count`` stays as it is: an oracle has no reference.
+
+    Only the keys that a query sees are touched, so that nothing else in the cache can reach the result.
+    """
+    batch, new_tokens, q_heads, head_dim = q.shape
+    kv_heads = k_cache.shape[2]
+    scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+    queries = q.double().unflatten(2, (kv_heads, q_heads // kv_heads))  # [B, Sq, Hkv, group, D]
+    out = torch.zeros(queries.shape, dtype=torch.float64)
+
+    def per_head(x: Tensor) -> Tensor:
+        return x.double().view(kv_heads, -1, 1)
+
+    for b, length in enumerate(cache_seqlens.tolist()):
+        keys, values = (_sequence(cache, b, length, block_table) for cache in (k_cache, v_cache))
+        for i in range(new_tokens):
+            position = length - new_tokens + i
+            first = 0 if window < 0 else max(0, position - window)
+            if position < first:
+                continue
+            seen = slice(first, position + 1)
+            logits = scale * queries[b, i] @ keys[:, seen].mT  # [Hkv, group, seen]
+            if softcap > 0:
+                logits = softcap * torch.tanh(logits / softcap)
+            if alibi_slopes is not None:
+                distance = position - torch.arange(first, position + 1, dtype=torch.float64)
+                logits = logits - per_head(alibi_slopes) * distance
+            denominator = logits if sinks is None else torch.cat([logits, per_head(sinks)], dim=-1)
+            weights = torch.exp(logits - denominator.logsumexp(dim=-1, keepdim=True))
+            out[b, i] = weights @ values[:, seen]
+    return out.flatten(2, 3)
+
+
+def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Oracle of :func:`fdpp.ops.gemv`."""
+    return torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+
+
+def flat_gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, config: int = -1) -> Tensor:
+    """Oracle of :func:`fdpp.ops.flat_gemm`."""
+    return gemv(x, weight, bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Oracle of :func:`fdpp.ops.linear`."""
+    return gemv(x, weight, bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Oracle of :func:`fdpp.ops.rms_norm`."""
+    x = x.double()
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight.double()
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Oracle of :func:`fdpp.ops.add_rms_norm`; ``residual`` is mutated."""
+    residual.copy_(residual.double() + x.double())
+    return rms_norm(residual, weight, eps)
+
+
+def rope_append(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor | None = None,
+    *,
+    interleaved: bool = False,
+) -> Tensor:
+    """Oracle of :func:`fdpp.ops.rope_append`; ``k_cache`` and ``v_cache`` are mutated."""
+    real = torch.nonzero(positions >= 0, as_tuple=True)
+    slots = positions[real].long()
+    turned_q, turned_k = (_rotate(x.double()[real], cos[slots], sin[slots], interleaved) for x in (q, k))
+    rows = real[0]
+    if block_table is not None:
+        page_size = k_cache.shape[1]
+        rows, slots = block_table[rows, slots // page_size].long(), slots % page_size
+    k_cache[rows, slots] = turned_k.to(k_cache.dtype)
+    v_cache[rows, slots] = v[real]
+    return q.double().index_put(real, turned_q)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """Oracle of :func:`fdpp.ops.silu_mul`."""
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
+
+
+def _sequence(cache: Tensor, b: int, length: int, block_table: Tensor | None) -> Tensor:
+    """``[Hkv, length, D]``: what the cache holds of sequence ``b``, its pages (if any) put in order."""
+    if block_table is None:
+        slots = cache[b, :length]
+    else:
+        pages = block_table[b, : -(-length // cache.shape[1])].long()
+        slots = cache[pages].flatten(0, 1)[:length]
+    return slots.transpose(0, 1).double()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Rotate the first ``2 * cos.shape[-1]`` elements of ``x [tokens, heads, D]``, pair by pair."""
+    cos, sin = cos.double().unsqueeze(1), sin.double().unsqueeze(1)
+    half = cos.shape[-1]
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    first, second = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.split(half, dim=-1)
+    first, second = first * cos - second * sin, second * cos + first * sin
+    turned = torch.stack([first, second], dim=-1).flatten(-2) if interleaved else torch.cat([first, second], dim=-1)
+    return torch.cat([turned, rest], dim=-1)

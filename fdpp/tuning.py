@@ -1,0 +1,118 @@
+"""Measuring a dataflow table: every implementation of a linear layer side by side, with cold caches.
+
+Source: the offline profiling of FlashDecoding++ (arXiv 2311.01282), section 5.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from fdpp import dataflow, native, ops, timing
+
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measured
+MAX_WEIGHT_BYTES = 8 << 30
+
+
+def candidates(M: int, dtype: str) -> dict[tuple[str, int], Callable]:
+    """(impl, config) -> function of (x, weight), for everything that can compute ``M`` rows."""
+    found: dict[tuple[str, int], Callable] = {("gemv", -1): ops.gemv, ("aten", -1): torch.nn.functional.linear}
+    if M <= 64:
+        for config in range(native.load().flat_gemm_configs(dtype)):
+            found["flat_gemm", config] = lambda x, weight, config=config: ops.flat_gemm(x, weight, config=config)
+    return found
+
+
+def measure(N: int, K: int, M: int, dtype: torch.dtype, weights: list[torch.Tensor], seconds: float) -> dataflow.Row:
+    """The winner for one shape, as a table row.
+
+    ``weights``: copies of a ``[N, K]`` weight that together exceed the caches. ``seconds``: budget of the measurement.
+    """
+    x = torch.randn(M, K, generator=torch.Generator().manual_seed(M)).to(dtype)
+    dtype_name = str(dtype).removeprefix("torch.")
+    functions = candidates(M, dtype_name)
+    with torch.inference_mode():
+        exact = x.double() @ weights[0].double().T
+        times = timing.interleave(
+            {str(key): lambda copy, fn=fn: fn(x, weights[copy]) for key, fn in functions.items()},
+            copies=len(weights),
+            seconds=seconds,
+        )
+        median = {key: statistics.median(times[str(key)]) for key in functions}
+        impl, config = min(median, key=lambda key: median[key])
+        result = functions[impl, config](x, weights[0]).double()
+    return dataflow.Row(
+        device=native.load().cpu_features()["device"],
+        dtype=dtype_name,
+        N=N,
+        K=K,
+        M=M,
+        impl=impl,
+        config=config,
+        microseconds=round(median[impl, config] * 1e6, 1),
+        gbps=round(weights[0].nbytes / median[impl, config] / 1e9, 2),
+        ratio_to_aten=round(median["aten", -1] / median[impl, config], 3),
+        error=float(f"{((result - exact).abs().max() / exact.abs().max()).item():.1e}"),
+    )
+
+
+def tune(
+    shapes: Iterable[tuple[int, int]],
+    *,
+    dtypes: Iterable[str] = ("bfloat16",),
+    rows: Iterable[int] = ROWS,
+    path: Path | None = None,
+    seconds: float = 0.5,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Measure the shapes on this machine, write the user's table, and use it from now on.
+
+    What the table already holds for this device is kept and not measured again, so an interrupted run goes on where
+    it stopped: the file is replaced as a whole after each shape.
+
+    Args:
+        shapes: ``(N, K)`` of each weight.
+        dtypes: names of dtypes.
+        rows: values of ``M``.
+        path: the table; default :func:`fdpp.dataflow.user_table`.
+        seconds: budget per ``(dtype, N, K, M)``.
+        progress: called as ``progress(done, total, text)``.
+
+    Returns:
+        the path of the table.
+
+    Raises:
+        ValueError: a shape that is not positive or whose weights exceed 8 GiB, or an existing table that cannot be read.
+    """
+    path = path or dataflow.user_table()
+    device = native.load().cpu_features()["device"]
+    shapes, dtypes, rows = sorted(set(shapes)), list(dtypes), sorted(set(rows))
+    for N, K in shapes:
+        if N < 1 or K < 1 or N * K * 4 > MAX_WEIGHT_BYTES:
+            raise ValueError(f"shape N={N}, K={K}: expected positive sizes and at most 8 GiB of weights")
+    table = {row.key: row for row in dataflow.read_table(path)} if path.is_file() else {}
+    comment = f"fdpp dataflow table: medians of cold-cache runs, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    total, done = len(shapes) * len(dtypes) * len(rows), 0
+    for dtype_name in dtypes:
+        dtype = getattr(torch, dtype_name)
+        for N, K in shapes:
+            missing = [M for M in rows if (device, dtype_name, N, K, M) not in table]
+            done += len(rows) - len(missing)
+            if not missing:
+                continue
+            weight = torch.randn(N, K, generator=torch.Generator().manual_seed(N)).mul_(K**-0.5).to(dtype)
+            weights = [weight.clone() for _ in range(timing.cold_copies(weight.nbytes))]
+            for M in missing:
+                if progress:
+                    progress(done, total, f"{dtype_name} N={N} K={K} M={M}")
+                row = measure(N, K, M, dtype, weights, seconds)
+                table[row.key] = row
+                done += 1
+            dataflow.write_table(path, list(table.values()), comment)
+    if progress:
+        progress(total, total, str(path))
+    dataflow.install()
+    return path

@@ -1,0 +1,110 @@
+"""``fdpp generate`` on a tiny model: what goes where, and that options reach the engine."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.cli.conftest import LONG, TEXT
+
+TOKENS = ("--max-new-tokens", 6, "--ignore-eos", "--dtype", "float32")
+RAW = ("--raw", *TOKENS)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model):
+    from fdpp import LLM
+
+    return LLM(tiny_model, dtype="float32")
+
+
+def test_text_goes_to_stdout_and_figures_to_stderr(fdpp, tiny_model, llm):
+    outcome = fdpp("generate", "--model", tiny_model, "--prompt", TEXT, *RAW)
+    (expected,) = llm.generate(TEXT, max_new_tokens=6, ignore_eos=True)
+    assert (outcome.code, outcome.out) == (0, expected.text + "\n")
+    prompt, decode, memory, softmax = outcome.err.strip().splitlines()
+    assert re.fullmatch(rf"prompt +{len(expected.prompt_token_ids)} tokens in [\d.]+ s, [\d.]+ tokens/s", prompt)
+    assert re.fullmatch(r"decode +5 tokens in [\d.]+ s, [\d.]+ tokens/s, [\d.]+ ms/token", decode)
+    assert re.fullmatch(r"memory +[\d.]+ MB/token, [\d.]+ GB/s: \d+% of the bandwidth bound \([\d.]+ GB/s\)", memory)
+    assert re.fullmatch(r"softmax +\d+ re-references", softmax)
+
+
+def test_a_chat_model_gets_its_template(fdpp, tiny_model, llm):
+    messages = [{"role": "system", "content": "short"}, {"role": "user", "content": TEXT}]
+    (with_system,) = llm.chat(messages, max_new_tokens=6, ignore_eos=True)
+    (without,) = llm.chat(messages[1:], max_new_tokens=6, ignore_eos=True)
+    prompt = ("generate", "--model", tiny_model, "--prompt", TEXT, *TOKENS)
+    assert fdpp(*prompt).out == fdpp(*prompt, "--chat").out == without.text + "\n"
+    system = fdpp(*prompt, "--system", "short")
+    assert system.out == with_system.text + "\n"
+    assert f"prompt   {len(with_system.prompt_token_ids)} tokens" in system.err
+
+
+def test_a_model_without_a_template_continues_the_text_and_says_so(fdpp, tiny_model, plain_model):
+    outcome = fdpp("generate", "--model", plain_model, "--prompt", TEXT, *TOKENS)
+    assert outcome.out == fdpp("generate", "--model", tiny_model, "--prompt", TEXT, *RAW).out
+    assert outcome.err.startswith("fdpp: note: this model has no chat template")
+
+
+def test_prompt_from_a_file_and_from_stdin(fdpp, tiny_model, tmp_path, monkeypatch):
+    file = tmp_path / "prompt.txt"
+    file.write_text(TEXT)
+    direct = fdpp("generate", "--model", tiny_model, "--prompt", TEXT, *RAW)
+    assert fdpp("generate", "--model", tiny_model, "--prompt-file", file, *RAW).out == direct.out
+    with file.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert fdpp("generate", "--model", tiny_model, "--prompt-file", "-", *RAW).out == direct.out
+
+
+def test_every_option_reaches_the_engine(fdpp, monkeypatch):
+    seen = {}
+
+    class FakeLLM:
+        tokenizer = None
+
+        def __init__(self, model, **options):
+            seen.update(options, model=model)
+
+        def generate(self, prompt, **options):
+            seen.update(options, prompt=prompt)
+            raise MemoryError("far enough")
+
+    monkeypatch.setattr("fdpp.LLM", FakeLLM, raising=False)
+    outcome = fdpp(
+        *("generate", "--model", "m", "--prompt", "p", "--device", "cpu", "--dtype", "float16", "--threads", 1),
+        *("--max-seq-len", 99, "--page-size", 16, "--max-new-tokens", 7, "--temperature", 0.5, "--top-k", 3),
+        *("--top-p", 0.25, "--seed", 11, "--stop", "a", "--stop", "b", "--ignore-eos"),
+    )
+    assert (outcome.code, outcome.err) == (2, "fdpp: error: MemoryError: far enough\n")
+    del seen["stream"]
+    assert seen == {
+        "model": "m", "device": "cpu", "dtype": "float16", "num_threads": 1, "max_seq_len": 99, "page_size": 16,
+        "max_batch_size": 1, "progress": None, "prompt": "p", "max_new_tokens": 7, "temperature": 0.5, "top_k": 3,
+        "top_p": 0.25, "seed": 11, "stop": ("a", "b"), "ignore_eos": True,
+    }  # fmt: skip
+
+
+def test_more_new_tokens_than_the_context_has_is_no_error(fdpp, tiny_model):
+    outcome = fdpp(
+        "generate",
+        "--model",
+        tiny_model,
+        "--raw",
+        "--prompt",
+        "a",
+        "--ignore-eos",
+        "--max-seq-len",
+        9,
+        "--max-new-tokens",
+        LONG,
+    )
+    assert outcome.code == 0
+    assert "decode   7 tokens" in outcome.err  # 1 of the prompt, 1 with the prefill
+
+
+def test_stop_ends_the_text(fdpp, tiny_model):
+    whole = fdpp("generate", "--model", tiny_model, "--prompt", TEXT, *RAW).out.rstrip("\n")
+    stop = whole[2:4]
+    cut = fdpp("generate", "--model", tiny_model, "--prompt", TEXT, "--stop", stop, *RAW)
+    assert cut.out == whole[: whole.index(stop)] + "\n"

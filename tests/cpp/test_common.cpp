@@ -1,0 +1,97 @@
+// The pure functions of csrc/common: the guard of the softmax, the split plan, the dataflow table.
+#include "check.h"
+#include "common/dataflow.h"
+#include "common/softmax_state.h"
+#include "common/split_plan.h"
+
+using namespace fdpp;
+using namespace fdpp::test;
+
+TEST(guard_keeps_the_reference_inside_its_bounds) {
+  for (const float t : {WideGuard::kLow, -1.0f, 0.0f, 1.0f, WideGuard::kHigh}) {
+    const Rereference next = guard<WideGuard>(0.0f, true, t);
+    CHECK(!next.moved && next.reference == 0.0f && next.rescale == 1.0f, std::to_string(t));
+  }
+}
+
+TEST(guard_moves_the_reference_outside_its_bounds) {
+  for (const float t : {WideGuard::kLow - 1.0f, WideGuard::kHigh + 1.0f, -1e4f, 1e4f, -3e38f, 3e38f}) {
+    const Rereference next = guard<WideGuard>(0.0f, true, t);
+    CHECK(next.moved && next.reference == t && std::isfinite(next.rescale), std::to_string(t));
+  }
+  const Rereference up = guard<WideGuard>(5.0f, false, 5.0f + WideGuard::kHigh + 3.0f);
+  CHECK(up.moved && up.rescale == std::exp2(-WideGuard::kHigh - 3.0f), "a later tile above the bound");
+  const Rereference down = guard<WideGuard>(5.0f, false, -1e4f);
+  CHECK(!down.moved && down.reference == 5.0f, "a later tile far below contributes nothing");
+}
+
+TEST(guard_ignores_tiles_without_keys) {
+  CHECK(!guard<WideGuard>(0.0f, true, -INFINITY).moved, "first");
+  CHECK(!guard<WideGuard>(7.0f, false, -INFINITY).moved, "later");
+}
+
+TEST(merge_is_a_plain_sum_while_no_reference_moved) {
+  MergeReference reference;
+  reference.add(0.0f, 3.0f);
+  reference.add(0.0f, 0.5f);
+  reference.add(900.0f, 0.0f);  // saw no key
+  CHECK(reference.weight(0.0f) == 1.0f, "weight of a state that kept its reference");
+}
+
+TEST(merge_takes_the_largest_reference) {
+  MergeReference reference;
+  for (const float r : {-800.0f, -500.0f, -600.0f}) reference.add(r, 1.0f);
+  CHECK(reference.weight(-500.0f) == 1.0f, "the largest");
+  CHECK(reference.weight(-503.0f) == 0.125f, "2^-3");
+  CHECK(reference.weight(-800.0f) == 0.0f, "far below");
+}
+
+TEST(sinks_of_any_size_are_finite_states) {
+  for (const float sink : {-1e38f, -400.0f, -1.0f, 0.0f, 30.0f, 400.0f, 1e38f}) {
+    const SinkState state = sink_state<WideGuard>(sink, 0.0f);
+    CHECK(std::isfinite(state.l) && state.l > 0.0f, std::to_string(sink));
+  }
+  CHECK(sink_state<WideGuard>(-INFINITY, 0.0f).l == 0.0f, "no sink");
+}
+
+TEST(splits_cover_every_key_once) {
+  for (const int64_t keys : {0, 1, 63, 64, 65, 1000}) {
+    for (int splits = 1; splits <= 9; ++splits) {
+      for (const int64_t first : {0, 5, 130}) {
+        int64_t next = first;
+        for (int split = 0; split < splits; ++split) {
+          const KeyRange range = split_range(first, first + keys, split, splits, 64);
+          CHECK(range.begin == std::min(next, first + keys) && range.end >= range.begin, "ranges follow each other");
+          next = range.end;
+        }
+        CHECK(next == first + keys, std::to_string(keys) + " keys in " + std::to_string(splits) + " splits");
+      }
+    }
+  }
+}
+
+TEST(plan_stays_within_its_limits) {
+  for (const int64_t units : {0, 1, 3, 64, 1000}) {
+    for (const int64_t keys : {0, 1, 256, 257, 5000, 1 << 20}) {
+      for (const int workers : {1, 2, 7, 132}) {
+        const int splits = plan_splits(units, keys, workers, 256);
+        CHECK(splits >= 1 && splits <= kMaxSplits, "between 1 and kMaxSplits");
+        CHECK(splits == 1 || keys / splits >= 256, "no split is smaller than it may be");
+      }
+    }
+  }
+  CHECK(plan_splits(1, 1 << 20, 8, 256) == 8, "one unit is spread over all workers");
+  CHECK(plan_splits(8, 1 << 20, 8, 256) == 1, "enough units need no split");
+}
+
+TEST(table_takes_the_next_measured_row_count) {
+  const Choice fallback{Impl::aten, -1, false};
+  const DataflowTable table({{DType::bf16, 64, 32, 8, Impl::flat_gemm, 2}, {DType::bf16, 64, 32, 1, Impl::gemv, -1}});
+  CHECK(table.size() == 2, "rows");
+  CHECK(table.choose(DType::bf16, 64, 32, 1, fallback).impl == Impl::gemv, "measured");
+  const Choice between = table.choose(DType::bf16, 64, 32, 3, fallback);
+  CHECK(between.impl == Impl::flat_gemm && between.config == 2 && between.measured, "between two rows");
+  CHECK(table.choose(DType::bf16, 64, 32, 9, fallback).impl == Impl::aten, "beyond the last");
+  CHECK(!table.choose(DType::f32, 64, 32, 1, fallback).measured, "another dtype");
+  CHECK(!table.choose(DType::bf16, 32, 64, 1, fallback).measured, "another shape");
+}

@@ -1,0 +1,44 @@
+"""Ways to run the decoder on given tokens that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fdpp.engine import kv_cache
+from fdpp.engine.llm import LLM
+
+
+@torch.inference_mode()
+def forced_logits(
+    llm: LLM, sequences: Sequence[Sequence[int]], prefill: Sequence[int], page: int | None
+) -> list[Tensor]:
+    """The logits ``[len - prefill + 1, V]`` of each sequence, from the end of its prefilled part on.
+
+    The rest is fed token by token, all sequences side by side; those that have ended idle.
+    """
+    cache = kv_cache.allocate(llm.config, [len(ids) for ids in sequences], llm.dtype, llm.device, page)
+    llm.decoder.reserve(max(len(ids) for ids in sequences))
+    collected = [
+        [llm.decoder.prefill(torch.tensor(ids[:count]), cache.row(row))]
+        for row, (ids, count) in enumerate(zip(sequences, prefill, strict=True))
+    ]
+    at = list(prefill)
+    while any(position < len(ids) for position, ids in zip(at, sequences, strict=True)):
+        running = [position < len(ids) for position, ids in zip(at, sequences, strict=True)]
+        tokens = torch.tensor([ids[p] if on else 0 for ids, p, on in zip(sequences, at, running, strict=True)])
+        positions = torch.tensor([[p if on else -1] for p, on in zip(at, running, strict=True)], dtype=torch.int32)
+        logits = llm.decoder.step(tokens, positions, positions[:, 0] + 1, cache)
+        for row, on in enumerate(running):
+            if on:
+                collected[row].append(logits[row])
+                at[row] += 1
+    return [torch.stack(rows).float() for rows in collected]
+
+
+@torch.inference_mode()
+def reference_logits(model: torch.nn.Module, ids: Sequence[int]) -> Tensor:
+    """float32 ``[len, V]`` of a model of transformers."""
+    return model(torch.tensor([list(ids)])).logits[0].float()

@@ -1,0 +1,244 @@
+"""fdpp.LLM from the outside: what comes back for prompts, options, stop strings, streams, and for mistakes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fdpp.engine.llm import LLM
+from fdpp.errors import FdppError, RequestError
+from tests.engine.models import VOCAB
+
+PROMPTS = [[5, 6, 7], list(range(20, 60)), [9], [200, 100, 50, 25], list(range(5, 30))]
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoints):
+    return LLM(checkpoints("llama")[0], dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_batch_size": 2}, {"page_size": 4}, {"page_size": 4, "max_batch_size": 3}]
+)
+def test_greedy_equals_transformers(checkpoints, options):
+    path, model = checkpoints("llama")
+    completions = LLM(path, dtype="float32", **options).generate(PROMPTS, max_new_tokens=20, ignore_eos=True)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False, eos_token_id=None
+        )
+        assert completion.token_ids == expected[0, len(prompt) :].tolist()
+        assert completion.prompt_token_ids == prompt
+        assert completion.finish_reason == "length"
+        assert completion.timings.prompt_tokens == len(prompt)
+        assert completion.timings.decode_tokens == 19
+
+
+@pytest.mark.parametrize("page_size", [None, 4])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.8, "seed": 3}, {"temperature": 1.5, "top_p": 0.9, "seed": 4}]
+)
+def test_a_sequence_does_not_depend_on_its_neighbours(checkpoints, options, page_size):
+    llm = LLM(checkpoints("mistral-window")[0], dtype="float32", page_size=page_size)
+    alone = llm.generate(PROMPTS[1], max_new_tokens=16, **options)[0]
+    llm.eos_token_ids = frozenset({alone.token_ids[0], 17})  # others end early; the first one goes on
+    first, *others = llm.generate([PROMPTS[1], *PROMPTS], max_new_tokens=16, ignore_eos=True, **options)
+    assert first.token_ids == alone.token_ids
+    ended = llm.generate([PROMPTS[1], *PROMPTS], max_new_tokens=16, **options)
+    for full, short in zip([first, *others], ended, strict=True):
+        assert full.token_ids[: len(short.token_ids)] == short.token_ids
+
+
+def test_a_prompt_is_a_text_or_ids_or_a_list(llama):
+    ids = llama.tokenizer.encode("the end")
+    results = [llama.generate(p, max_new_tokens=3)[0] for p in ("the end", ["the end"], ids, [ids])]
+    assert all(result.token_ids == results[0].token_ids for result in results)
+    assert results[0].prompt_token_ids == ids
+
+
+def test_seed(llama):
+    draw = {"max_new_tokens": 12, "temperature": 2.0, "ignore_eos": True}
+    first, again, other = (llama.generate([[5, 6]] * 2, seed=seed, **draw) for seed in (1, 1, 2))
+    assert [c.token_ids for c in first] == [c.token_ids for c in again]
+    assert first[0].token_ids != other[0].token_ids
+    assert first[0].token_ids != first[1].token_ids  # equal prompts of one request still differ
+    torch.manual_seed(5)
+    unseeded = llama.generate([5, 6], **draw)[0].token_ids
+    torch.manual_seed(5)
+    assert llama.generate([5, 6], **draw)[0].token_ids == unseeded
+
+
+def test_top_k_of_one_is_greedy(llama):
+    greedy = llama.generate([5, 6], max_new_tokens=10)[0].token_ids
+    assert llama.generate([5, 6], max_new_tokens=10, temperature=3.0, top_k=1, seed=0)[0].token_ids == greedy
+    assert llama.generate([5, 6], max_new_tokens=10, temperature=3.0, top_p=1e-9, seed=0)[0].token_ids == greedy
+    assert llama.generate([5, 6], max_new_tokens=10, temperature=1e-30, seed=0)[0].token_ids == greedy
+
+
+def test_end_of_text(checkpoints):
+    llm = LLM(checkpoints("llama")[0], dtype="float32")
+    free = llm.generate(PROMPTS[1], max_new_tokens=12, ignore_eos=True)[0]
+    llm.eos_token_ids = frozenset({free.token_ids[5]})
+    position = free.token_ids.index(free.token_ids[5])
+    ended = llm.generate(PROMPTS[1], max_new_tokens=12)[0]
+    assert ended.finish_reason == "stop"
+    assert ended.token_ids == free.token_ids[: position + 1]
+    assert ended.text == llm.tokenizer.decode(ended.token_ids[:-1]).rstrip("\ufffd")
+
+
+def test_several_end_of_text_ids(checkpoints, tmp_path):
+    import json
+    import shutil
+
+    path, _ = checkpoints("llama")
+    shutil.copytree(path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert LLM(tmp_path).eos_token_ids == {2, 7, 9}  # 2: config.json and the tokenizer
+
+
+def test_stop_strings(llama):
+    free = llama.generate(PROMPTS[0], max_new_tokens=40, ignore_eos=True)[0]
+    stop = free.text[8:11]
+    cut = llama.generate(PROMPTS[0], max_new_tokens=40, ignore_eos=True, stop=["never in there", stop])[0]
+    assert cut.finish_reason == "stop"
+    assert cut.text == free.text[: free.text.index(stop)]
+    assert len(cut.token_ids) < len(free.token_ids)
+
+
+@pytest.mark.parametrize("stop", [(), ("an",), ("\ufffd", "e")])
+def test_what_is_streamed_is_the_text(llama, stop):
+    shown: dict[int, str] = {}
+
+    def stream(index: int, text: str) -> None:
+        assert text
+        shown[index] = shown.get(index, "") + text
+
+    completions = llama.generate(PROMPTS, max_new_tokens=40, temperature=1.0, seed=0, stop=stop, stream=stream)
+    for index, completion in enumerate(completions):
+        assert shown.get(index, "") == completion.text
+        assert not any(string in completion.text for string in stop)
+
+
+def test_context_bounds_the_answer(checkpoints):
+    llm = LLM(checkpoints("llama")[0], dtype="float32", max_seq_len=20)
+    (completion,) = llm.generate(list(range(5, 20)), max_new_tokens=100, ignore_eos=True)
+    assert len(completion.token_ids) == 5 and completion.finish_reason == "length"
+    with pytest.raises(RequestError, match="1..19 tokens, got 20"):
+        llm.generate(list(range(5, 25)))
+    assert LLM(checkpoints("llama")[0], max_seq_len=10**6).max_seq_len == 512
+
+
+def test_no_new_tokens(llama):
+    (completion,) = llama.generate([5, 6], max_new_tokens=0)
+    assert completion.text == "" and completion.token_ids == [] and completion.finish_reason == "length"
+    assert completion.timings.decode_tokens_per_second == 0
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    ["", [], [[]], ["fine", ""], None, 7, [1, "a"], [[1.5]], [-1], [VOCAB], [[5], [VOCAB]], ["\ud800"], [True, 3],
+     b"ab"],
+    ids=repr,
+)  # fmt: skip
+def test_bad_prompts(llama, prompts):
+    with pytest.raises(RequestError) as caught:
+        llama.generate(prompts, max_new_tokens=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": -1},
+        {"max_new_tokens": 1.5},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": "hot"},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_p": None},
+        {"top_k": -1},
+        {"top_k": 2.0},
+        {"seed": -1},
+        {"seed": 1 << 63},
+        {"stop": ""},
+        {"stop": [""]},
+        {"stop": [3]},
+        {"stop": 3},
+    ],
+    ids=repr,
+)
+def test_bad_options(llama, options):
+    with pytest.raises(RequestError):
+        llama.generate([5, 6], **({"max_new_tokens": 1} | options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device": "cuda:77"},
+        {"device": "nonsense"},
+        {"dtype": "int8"},
+        {"dtype": torch.int8},
+        {"dtype": 5},
+        {"max_seq_len": 0},
+        {"max_batch_size": 0},
+        {"page_size": 0},
+        {"num_threads": 0},
+        {"num_threads": True},
+    ],
+    ids=repr,
+)
+def test_bad_arguments(checkpoints, options):
+    with pytest.raises(RequestError):
+        LLM(checkpoints("llama")[0], **options)
+
+
+def test_absurd_cache_is_refused(checkpoints, monkeypatch):
+    llm = LLM(checkpoints("llama")[0])
+    monkeypatch.setattr("fdpp.engine.kv_cache.memory_bytes", lambda device: 1 << 20)
+    with pytest.raises(RequestError, match="key/value cache of 5 x 511 tokens needs"):
+        llm.generate(PROMPTS, max_new_tokens=10**9)
+
+
+def test_logits_that_are_not_finite(checkpoints):
+    llm = LLM(checkpoints("llama")[0], dtype="float32")
+    llm.decoder.weights.layers[1].down[3, 4] = torch.nan
+    with pytest.raises(FdppError, match="not finite"):
+        llm.generate(PROMPTS, max_new_tokens=5)
+
+
+def test_chat(llama):
+    messages = [{"role": "user", "content": "the end"}]
+    (completion,) = llama.chat(messages, max_new_tokens=2)
+    text = "<|im_start|>user\nthe end<|im_end|>\n<|im_start|>assistant\n"
+    assert completion.prompt_token_ids == llama.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], "hello", [{"role": "user"}], [{"role": "judge", "content": "x"}], ["x"], [{"role": "user", "content": 5}]],
+    ids=repr,
+)
+def test_bad_messages(llama, messages):
+    with pytest.raises(RequestError):
+        llama.chat(messages)
+
+
+def test_a_model_without_tokenizer(checkpoints, tmp_path):
+    checkpoints("llama")[1].save_pretrained(tmp_path)
+    llm = LLM(tmp_path)
+    assert len(llm.generate([5, 6], max_new_tokens=3, ignore_eos=True)[0].token_ids) == 3
+    for call in (lambda: llm.generate("text"), lambda: llm.generate([5], stop="x"), lambda: llm.chat([])):
+        with pytest.raises(RequestError, match="no tokenizer"):
+            call()
+
+
+def test_decode_bytes_per_token(checkpoints):
+    _, model = checkpoints("llama-tied")
+    llm = LLM(checkpoints("llama-tied")[0], dtype="bfloat16")
+    weights = 2 * sum(parameter.numel() for parameter in model.parameters())
+    assert llm.decode_bytes_per_token(0) == weights
+    assert llm.decode_bytes_per_token(100, batch=3) == weights + 3 * 100 * 2 * 3 * 4 * 64 * 2
+    windowed = LLM(checkpoints("mistral-window")[0], dtype="float32")
+    assert windowed.decode_bytes_per_token(100) == windowed.decode_bytes_per_token(11)

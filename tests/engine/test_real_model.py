@@ -1,0 +1,114 @@
+"""SmolLM2-135M-Instruct from its GGUF file against transformers with the weights of the same file."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from fdpp.engine.llm import LLM
+from tests.engine.helpers import forced_logits, reference_logits
+
+NEW_TOKENS = 64
+PROMPTS = [
+    "What is the capital of France?",
+    "The three primary colours are",
+    "def fibonacci(n):\n    ",
+    "Once upon a time, in a village by the sea, there lived an old fisherman who",
+    "2, 4, 8, 16,",
+    "Dear Sir or Madam,\n\nI am writing to",
+    "Der schnelle braune Fuchs springt über",
+    "Q: Why is the sky blue?\nA:",
+]
+
+
+@pytest.fixture(scope="module")
+def llm(real_model):
+    return LLM(real_model, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def reference(real_model):
+    """The model of transformers, with the weights as the reader of the gguf package gives them."""
+    config = transformers.LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        tie_word_embeddings=True,
+    )
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(real_model).tensors}
+    model = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            tensor = stored[names.get_name(name, (".weight",))]
+            values = torch.from_numpy(gguf.quants.dequantize(np.array(tensor.data), tensor.tensor_type))
+            if "q_proj" in name or "k_proj" in name:  # rows of a head: (pair, half) to (half, pair)
+                values = values.view(-1, 32, 2, config.hidden_size).transpose(1, 2)
+            parameter.copy_(values.reshape(parameter.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def expected(llm, reference):
+    """The greedy continuations by transformers: one batch, padded on the left."""
+    prompts = [llm.tokenizer.encode(prompt) for prompt in PROMPTS]
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
+    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": None}
+    return reference.generate(tokens, attention_mask=mask, pad_token_id=0, **options)[:, longest:].tolist()
+
+
+@pytest.mark.parametrize("page_size", [None, 16])
+def test_greedy_tokens_equal_those_of_transformers(llm, expected, page_size):
+    llm.page_size = page_size
+    completions = llm.generate(PROMPTS, max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    assert [completion.token_ids for completion in completions] == expected
+
+
+def test_one_prompt_at_a_time(llm, expected):
+    llm.page_size = None
+    for prompt, tokens in zip(PROMPTS[:2], expected, strict=False):
+        assert llm.generate(prompt, max_new_tokens=NEW_TOKENS, ignore_eos=True)[0].token_ids == tokens
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bfloat16_logits_stay_near_float32(real_model, llm, reference, expected, batch):
+    sequences = [llm.tokenizer.encode(p) + t for p, t in zip(PROMPTS[:batch], expected, strict=False)]
+    prefill = [len(ids) - NEW_TOKENS for ids in sequences]
+    ours = forced_logits(LLM(real_model, dtype="bfloat16"), sequences, prefill, None)
+    for ids, count, logits in zip(sequences, prefill, ours, strict=True):
+        oracle = reference_logits(reference, ids)[count - 1 :]
+        assert (logits - oracle).norm() / oracle.norm() < 2e-2
+
+
+def test_it_answers(llm):
+    (completion,) = llm.chat([{"role": "user", "content": "What is the capital of France?"}])
+    assert "Paris" in completion.text
+    assert completion.finish_reason == "stop" and completion.token_ids[-1] == 2
+    assert "<|im_end|>" not in completion.text
+
+
+def test_decode_bytes_per_token(llm):
+    parameters = 134_515_008
+    assert llm.decode_bytes_per_token(0) == parameters * 4
+    assert llm.decode_bytes_per_token(10, batch=2) == parameters * 4 + 2 * 10 * 30 * 2 * 3 * 64 * 4
+
+
+def test_tokens_equal_those_of_the_hugging_face_tokenizer(llm):
+    """Ids from HuggingFaceTB/SmolLM2-135M-Instruct: digits one by one, then GPT-2's expression."""
+    encode = llm.tokenizer.encode
+    assert encode("What is 12345?") == [1780, 314, 216, 33, 34, 35, 36, 37, 47]
+    assert encode("x2000y") == [104, *encode("2"), *encode("0") * 3, 105]
+    text = "Hello  world\n\n x'll 42 é 日本 😀 ok"
+    assert llm.tokenizer.decode(encode(text)) == text
+    assert encode("a<|im_end|>b")[1] == 2
