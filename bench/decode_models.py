@@ -26,6 +26,7 @@ def prepare(model: str, dtype: str, directory: Path) -> dict[str, str | None]:
     path = Path(model)
     if path.is_dir():
         return {"directory": str(path), "gguf": None}
+    print(f"writing {path.name} as a Hugging Face directory and as GGUF, in {dtype}", flush=True)
     written = {"directory": str(directory / "model"), "gguf": str(directory / "model.gguf")}
     write_gguf(path, Path(written["gguf"]), dtype)
     write_directory(path, Path(written["directory"]), dtype)
@@ -64,7 +65,9 @@ def write_directory(source: Path, target: Path, dtype: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     # AutoModelForCausalLM.from_pretrained(gguf_file=...) would do this too, but asks for accelerate.

@@ -43,12 +43,10 @@ class Model:
         count, heads = len(tokens), (c.num_heads, c.num_kv_heads, c.num_kv_heads)
         positions = torch.arange(first, first + count, dtype=torch.int32)[None]
         cache_seqlens = torch.tensor([first + count], dtype=torch.int32)
-        residual = w.embedding[tokens][None]  # [1, S, H], the stream that every block adds to
+        x = w.embedding[tokens][None]  # [1, S, H]
+        residual = torch.zeros(x.shape)  # the stream that every block adds to, in float32
         for i, layer in enumerate(w.layers):
-            if i == 0:
-                x = ops.rms_norm(residual, layer.input_norm, c.norm_eps)
-            else:
-                x = ops.add_rms_norm(x, residual, layer.input_norm, c.norm_eps)
+            x = ops.add_rms_norm(x, residual, layer.input_norm, c.norm_eps)
             # Attention: one product for q, k and v; rotate q and k; store k and v; attend to the cache.
             qkv = ops.linear(x, layer.qkv, layer.qkv_bias).view(1, count, -1, c.head_dim)
             q, k, v = qkv.split(heads, dim=2)

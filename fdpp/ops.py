@@ -234,33 +234,89 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return _fdpp.silu_mul.default(gate_up)
 
 
-# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors.
+# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors. One meta tensor among real
+# ones sends a call here too, so the devices are compared: nothing may come back that was never computed.
+
+
+def _same_device(op: str, **tensors: Tensor | None) -> None:
+    (first, leader), *others = ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
+    for name, tensor in others:
+        if tensor.device != leader.device:
+            raise RuntimeError(
+                f"fdpp::{op}: {name} must be on the device of {first}, {leader.device}; got {tensor.device}"
+            )
 
 
 @torch.library.register_fake("fdpp::decode_attention")
-def _(q, k_cache, v_cache, cache_seqlens, block_table=None, **options):
+def _(
+    q,
+    k_cache,
+    v_cache,
+    cache_seqlens,
+    block_table=None,
+    *,
+    softmax_scale=None,
+    phi=None,
+    window=-1,
+    softcap=0.0,
+    alibi_slopes=None,
+    sinks=None,
+    num_splits=0,
+    rereference_count=None,
+):
+    _same_device(
+        "decode_attention",
+        q=q,
+        k_cache=k_cache,
+        v_cache=v_cache,
+        cache_seqlens=cache_seqlens,
+        block_table=block_table,
+        phi=phi,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        rereference_count=rereference_count,
+    )
     return q.new_empty(q.shape)
 
 
-@torch.library.register_fake("fdpp::gemv")
-@torch.library.register_fake("fdpp::flat_gemm")
-@torch.library.register_fake("fdpp::linear")
-def _(x, weight, bias=None, config=-1):
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+def _fake_linear(op: str):
+    def fake(x, weight, bias=None, config=-1):
+        _same_device(op, x=x, weight=weight, bias=bias)
+        return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+    return fake
+
+
+for _op in ("gemv", "flat_gemm", "linear"):
+    torch.library.register_fake(f"fdpp::{_op}", _fake_linear(_op))
 
 
 @torch.library.register_fake("fdpp::rms_norm")
 def _(x, weight, eps):
+    _same_device("rms_norm", x=x, weight=weight)
     return x.new_empty(x.shape)
 
 
 @torch.library.register_fake("fdpp::add_rms_norm")
 def _(x, residual, weight, eps):
+    _same_device("add_rms_norm", x=x, residual=residual, weight=weight)
     return x.new_empty(x.shape)
 
 
 @torch.library.register_fake("fdpp::rope_append")
 def _(q, k, v, cos, sin, positions, k_cache, v_cache, block_table=None, interleaved=False):
+    _same_device(
+        "rope_append",
+        q=q,
+        k=k,
+        v=v,
+        cos=cos,
+        sin=sin,
+        positions=positions,
+        k_cache=k_cache,
+        v_cache=v_cache,
+        block_table=block_table,
+    )
     return q.new_empty(q.shape)
 
 

@@ -21,11 +21,12 @@ namespace fdpp {
 
 constexpr float kLog2e = 1.4426950408889634f;
 
-// Bounds in log2 units for probabilities kept in float32 (or bfloat16, which has the same exponent). 2^60 leaves room
-// for 2^20 keys and |v| up to 2^47 below the largest float; 2^-60 leaves |v| down to 2^-66 above the smallest normal one.
+// Bounds in log2 units for probabilities kept in float32 (or bfloat16, which has the same exponent). At 2^20, 256 keys of
+// |v| = 1e30 stay below the largest float; at 2^-20, |v| = 1e-30 stays above the smallest normal one. In natural units this is
+// +-13.9 around phi, where more than 99.9 % of the logits of most models lie (paper, table of logit ranges).
 struct WideGuard {
-  static constexpr float kLow = -60.0f;
-  static constexpr float kHigh = 60.0f;
+  static constexpr float kLow = -20.0f;
+  static constexpr float kHigh = 20.0f;
 };
 
 // A row's reference and what the guard decided for a tile.

@@ -227,7 +227,7 @@ struct AttentionKernels {
       MergeReference reference;
       for (int s = 0; s < p.num_splits; ++s) reference.add(splits[s * num_rows + index].r, splits[s * num_rows + index].l);
       reference.add(sink.reference, sink.l);
-      float l = sink.l * reference.weight(sink.reference);
+      float l = sink.l == 0.0f ? 0.0f : sink.l * reference.weight(sink.reference);
       F o[D / V::width];
       for (F& value : o) value = V::zero();
       for (int s = 0; s < p.num_splits; ++s) {

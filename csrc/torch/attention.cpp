@@ -57,7 +57,9 @@ AttentionParams attention_params(const Tensor& q, const Tensor& k_cache, const T
       .contiguous();
   p.cache_seqlens = static_cast<const int32_t*>(cache_seqlens.data_ptr());
   p.softmax_scale = static_cast<float>(softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(d))));
-  if (!(std::fabs(p.softmax_scale) <= 3e38f)) fail(kOp, "softmax_scale must be finite");
+  if (!(std::fabs(p.softmax_scale) <= 3e38f)) {
+    fail(kOp, "softmax_scale must be finite; got " + std::to_string(softmax_scale.value_or(0.0)));
+  }
   if (window < -1) fail(kOp, "window must be -1 (no limit) or at least 0; got " + std::to_string(window));
   if (!(softcap >= 0.0 && softcap <= 3e38)) {
     fail(kOp, "softcap must be 0 (none) or positive and finite; got " + std::to_string(softcap));

@@ -94,7 +94,7 @@ class Decoder:
         x = ops.rms_norm(x, self.weights.layers[0].input_norm, eps)
         for (layer, window, next_norm), keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             qkv = ops.linear(x, layer.qkv, layer.qkv_bias).view(batch, length, -1, config.head_dim)
-            q, k, v = qkv.split(self._qkv_heads, dim=2)
+            q, k, v = qkv.split_with_sizes(self._qkv_heads, dim=2)  # not split(): it wraps this in Python
             if config.qk_norm:
                 q, k = ops.rms_norm(q, layer.q_norm, eps), ops.rms_norm(k, layer.k_norm, eps)
             q = ops.rope_append(q, k, v, self._cos, self._sin, positions, keys, values, cache.block_table)
