@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class FdppError(Exception):
     """Base of all of them."""
@@ -13,6 +16,15 @@ class CheckpointError(FdppError):
 
 class RequestError(FdppError, ValueError):
     """A request that cannot be answered: a bad prompt, bad sampling options, more tokens than the model's context."""
+
+
+@contextlib.contextmanager
+def about(model: object) -> Iterator[None]:
+    """Put the name of the model or file before the message of a :class:`CheckpointError`."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{model}: {error}") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

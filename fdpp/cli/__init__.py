@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
     ``FDPP_TRACEBACK=1`` in the environment adds the traceback of an error, for those who mend fdpp itself.
     """
+    if sys.stdout is None:  # started with a closed standard output
+        sys.stdout = open(os.devnull, "w")
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         arguments = build_parser().parse_args(argv)
@@ -63,15 +65,23 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone. Give the interpreter somewhere to flush what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
+        _close_output()
         return EXIT_BROKEN_PIPE
     except Exception as error:
         if os.environ.get("FDPP_TRACEBACK") == "1":
             traceback.print_exc()
         _complain(_describe(error))
+        _close_output()
         return EXIT_ERROR
+
+
+def _close_output() -> None:
+    """Flush stdout; where that fails (closed pipe, full disk), drop the rest, so that the exit does not fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

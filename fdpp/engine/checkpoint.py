@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fdpp.engine.tokenizer import Tokenizer
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = ["*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 class Checkpoint(ABC):

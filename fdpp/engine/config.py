@@ -102,7 +102,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         for name, (low, high) in _INTEGER_LIMITS.items():
             _check_integer(name, getattr(self, name), low, high)
-        if self.head_dim not in HEAD_DIMS:
+        if type(self.head_dim) is not int or self.head_dim not in HEAD_DIMS:
             raise CheckpointError(f"head_dim: expected one of {HEAD_DIMS}, got {self.head_dim!r:.80}")
         if self.num_heads % self.num_kv_heads:
             raise CheckpointError(

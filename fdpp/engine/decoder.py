@@ -39,10 +39,12 @@ class Decoder:
         self._frequencies = rope.inverse_frequencies(config.rope, config.head_dim)
         if weights.rope_divisors is not None:
             self._frequencies = self._frequencies / weights.rope_divisors
-        self.reserve(1)
+        self._cos, self._sin = rope.tables(self._frequencies, 0)
 
     def reserve(self, length: int) -> None:
-        """Make the rotary tables cover positions below ``length``."""
+        """Make the rotary tables cover positions below ``length``, at least."""
+        if length <= len(self._cos):
+            return
         tables = rope.tables(self._frequencies, length)
         self._cos, self._sin = (table.to(self.rereferences.device) for table in tables)
 

@@ -13,7 +13,7 @@ from fdpp.engine.families.gguf_map import hugging_face_config, tensor_name
 from fdpp.engine.gguf_file import GGUFFile
 from fdpp.engine.gguf_tokenizer import end_of_text_ids, load_gguf_tokenizer
 from fdpp.engine.tokenizer import Tokenizer
-from fdpp.errors import CheckpointError
+from fdpp.errors import CheckpointError, about
 
 _ROPE_DIVISORS = "rope_freqs.weight"
 _BLOCK_ELEMENTS = 1 << 21  # dequantised at a time: 8 MiB of float32, which stays in the caches
@@ -25,14 +25,14 @@ class GGUFCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self._file = GGUFFile(path)
         metadata = self._file.metadata
+        if metadata.get("split.count", 1) not in (0, 1):
+            raise CheckpointError(f"{path}: one part of a split model; join the parts with llama.cpp's gguf-split")
         self._names = {tensor_name(name): name for name in self._file.tensors}
         self.shapes = {name: self._file.tensors[stored].shape for name, stored in self._names.items()}
-        try:
+        with about(path):
             family = family_of_model_type(metadata.get("general.architecture"))
             self.config = family.read_config(hugging_face_config(metadata, self.shapes))
             self._tokenizer = load_gguf_tokenizer(metadata)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
         self.weight_names = family.weight_names
         self.eos_token_ids = end_of_text_ids(metadata)
         # The rotation concerns q and k, the first two parts of qkv.

@@ -57,7 +57,7 @@ def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
     tokens = metadata.get(_PREFIX + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise CheckpointError("tokenizer.ggml.tokens: expected a list of strings")
-    if kind not in _BUILDERS:
+    if not isinstance(kind, str) or kind not in _BUILDERS:
         raise CheckpointError(f"tokenizer.ggml.model: expected one of {sorted(_BUILDERS)}, got {kind!r:.80}")
     try:
         backend = _BUILDERS[kind](tokens, metadata)
@@ -70,10 +70,10 @@ def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
 
 def end_of_text_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
     """The ids that end a text: those that the metadata name, and the ends of a turn in the vocabulary."""
-    ids = {metadata.get(f"{_PREFIX}{name}_token_id") for name in ("eos", "eot", "eom")}
+    ids = [metadata.get(f"{_PREFIX}{name}_token_id") for name in ("eos", "eot", "eom")]
     tokens = metadata.get(_PREFIX + "tokens")
     if isinstance(tokens, list):
-        ids.update(index for index, token in enumerate(tokens) if token in _TURN_ENDS)
+        ids.extend(index for index, token in enumerate(tokens) if token in _TURN_ENDS)
     return frozenset(token for token in ids if type(token) is int)
 
 
@@ -84,7 +84,7 @@ def _byte_level(tokens: list[str], metadata: Mapping[str, Any]):
     if pre is None:
         warnings.warn("the GGUF file names no pre-tokenizer (tokenizer.ggml.pre); GPT-2's is used", stacklevel=2)
         pre = "default"
-    if pre not in _SPLITS:
+    if not isinstance(pre, str) or pre not in _SPLITS:
         raise CheckpointError(f"tokenizer.ggml.pre: expected one of {sorted(_SPLITS)}, got {pre!r:.80}")
     merges = metadata.get(_PREFIX + "merges")
     if not isinstance(merges, list):

@@ -15,13 +15,13 @@ from fdpp.engine.decoder import Decoder
 from fdpp.engine.sampling import SamplingOptions
 from fdpp.engine.text_stream import TextStream
 from fdpp.engine.weights import Progress, load_weights
-from fdpp.errors import FdppError, RequestError, one_line
+from fdpp.errors import FdppError, RequestError, about, one_line
 
 Stream = Callable[[int, str], None]
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-_REQUIRED = {"numpy", "gguf", "safetensors", "transformers", "tokenizers", "huggingface_hub"}
+_REQUIRED = {"jinja2", "gguf", "safetensors", "transformers", "tokenizers", "huggingface_hub"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class LLM:
         self.max_batch_size, self.page_size = max_batch_size, page_size
         self.eos_token_ids = checkpoint.eos_token_ids
         self.tokenizer = checkpoint.load_tokenizer()
-        self.decoder = Decoder(self.config, load_weights(checkpoint, self.dtype, self.device, progress))
+        with about(model):
+            weights = load_weights(checkpoint, self.dtype, self.device, progress)
+        self.decoder = Decoder(self.config, weights)
 
     def generate(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 from fdpp.engine.checkpoint import Checkpoint
 from fdpp.engine.families import family_of_config
 from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
-from fdpp.errors import CheckpointError, one_line
+from fdpp.errors import CheckpointError, about, one_line
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 << 20
@@ -28,12 +28,14 @@ class SafetensorsCheckpoint(Checkpoint):
         config = read_json(path / "config.json")
         if config.get("quantization_config"):
             raise CheckpointError(f"{path}: quantised safetensors are not supported; GGUF files may be quantised")
-        family = family_of_config(config)
-        self.config = family.read_config(config)
+        with about(path):
+            family = family_of_config(config)
+            self.config = family.read_config(config)
         self.weight_names = family.weight_names
-        self._files = [_open_safetensors(file) for file in _weight_files(path)]
-        self._file_of = {name: file for file in self._files for name in file.keys()}
-        self.shapes = {name: _shape(file, name) for name, file in self._file_of.items()}
+        files = [_open_safetensors(file) for file in _weight_files(path)]
+        self._file_of = {name: file for file in files for name in file.keys()}
+        with about(path):
+            self.shapes = {name: _shape(file, name) for name, file in self._file_of.items()}
         self._tokenizer = load_directory_tokenizer(path)
         self.eos_token_ids = self._read_eos(config)
 

@@ -48,3 +48,10 @@ def test_the_progress_bar_is_for_terminals(start_fdpp, tiny_model):
     _, err = quiet.communicate(timeout=60)
     assert quiet.returncode == 0
     assert b"\r" not in err and b"#" not in err
+
+
+def test_an_output_that_is_full(start_fdpp):
+    with open("/dev/full", "wb") as full:
+        process = start_fdpp("info", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, b"fdpp: error: No space left on device\n")

@@ -17,7 +17,7 @@ struct Size {
 constexpr Size kSizes[] = {{1, 1, 1},   {1, 5, 0},   {0, 7, 9},    {3, 0, 9},    {1, 17, 63},  {2, 63, 17},
                            {3, 64, 64}, {5, 13, 100}, {7, 100, 31}, {8, 33, 577}, {13, 29, 65}, {64, 40, 33}};
 
-// `config` -1: gemv.
+// `config`: of flat_gemm, or cpu::kGemv.
 void check_linear(const cpu::Kernels& kernels, DType dtype, Size size, int config, bool with_bias, int num_threads) {
   Random random(static_cast<uint64_t>(size.M * 10007 + size.N * 101 + size.K));
   const auto [M, N, K] = size;
@@ -35,9 +35,9 @@ void check_linear(const cpu::Kernels& kernels, DType dtype, Size size, int confi
   p.weight = weight.data(), p.weight_stride = weight_stride;
   p.bias = with_bias ? bias.data() : nullptr;
   p.out = out.data();
-  const Scratch packed = scratch(kernels.packed_x_bytes(p));
+  const Scratch packed = scratch(kernels.packed_x_bytes(p, config));
   p.packed_x = packed.get();
-  if (config < 0) {
+  if (config == cpu::kGemv) {
     cpu::gemv(kernels, p, threads(num_threads));
   } else {
     cpu::flat_gemm(kernels, p, config, threads(num_threads));
@@ -66,7 +66,7 @@ TEST(linear) {
   for (const cpu::Kernels* kernels : cpu::available_kernels()) {
     for (const DType dtype : kDTypes) {
       for (const Size size : kSizes) {
-        for (int config = -1; config < cpu::kNumFlatGemmConfigs; ++config) {
+        for (int config = cpu::kGemv; config < kernels->flat_gemm_configs(dtype); ++config) {
           check_linear(*kernels, dtype, size, config, true, 1);
           check_linear(*kernels, dtype, size, config, false, 3);
         }
@@ -77,7 +77,7 @@ TEST(linear) {
 
 TEST(linear_on_several_threads) {
   for (const cpu::Kernels* kernels : cpu::available_kernels()) {
-    for (int config = -1; config < cpu::kNumFlatGemmConfigs; ++config) {
+    for (int config = cpu::kGemv; config < kernels->flat_gemm_configs(DType::bf16); ++config) {
       check_linear(*kernels, DType::bf16, {3, 401, 130}, config, true, 3);
     }
   }

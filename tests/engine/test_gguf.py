@@ -58,6 +58,12 @@ def test_blocks_are_dequantised_as_gguf_does(tmp_path, kind):
     np.testing.assert_array_equal(rows, gguf.quants.dequantize(data, kind))
 
 
+def test_one_part_of_a_split_file(tmp_path):
+    write_gguf(tmp_path / "model.gguf", tiny_model("llama"), metadata={"split.count": 3})
+    with pytest.raises(CheckpointError, match="one part of a split model"):
+        LLM(tmp_path / "model.gguf")
+
+
 def test_unknown_architecture(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
     writer.write_header_to_file()

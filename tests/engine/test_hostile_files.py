@@ -25,7 +25,27 @@ SECONDS_PER_CASE = 30
 EXTRA_MEMORY = 4 << 30
 
 
-VALUES = [None, True, -1, 0, 1, 7, 1 << 31, 1 << 70, 0.5, -1.5, 1e400, float("nan"), "", "8", [], [1], {}, {"a": 1}]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    7,
+    1 << 31,
+    1 << 70,
+    0.5,
+    -1.5,
+    1e400,
+    float("nan"),
+    "",
+    "8",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    64.0,
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,6 +229,29 @@ def test_every_value_of_every_key(directory, key):
             edit_json(directory / "config.json", **({"architectures": [architecture]} | {key: value}))
             outcome(directory, (key, value))
             (directory / "config.json").write_text(original)
+
+
+GGUF_VALUES = [True, -1, 0, 1, 7, 1 << 31, 0.5, float("inf"), float("nan"), "", "8", [1, 2], ["a", "b"], [0.5], 64.0]
+
+
+def test_every_value_of_every_metadata_key(good_gguf, tmp_path):
+    from fdpp.engine.gguf_checkpoint import GGUFCheckpoint
+    from fdpp.engine.gguf_file import GGUFFile
+
+    good = GGUFFile(good_gguf)
+    keys = [*good.metadata, "split.count", "llama.attention.sliding_window", "tokenizer.ggml.add_bos_token",
+            "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.scores", "tokenizer.ggml.unknown_token_id",
+            "llama.rope.scaling.type", "llama.rope.scaling.factor"]  # fmt: skip
+    for key in keys:
+        for value in [*GGUF_VALUES, "DELETE"]:
+            changed = dict(good.metadata) | {key: value}
+            if value == "DELETE":
+                del changed[key]
+            with contextlib.suppress(CheckpointError), warnings.catch_warnings(), _deadline((key, value)):
+                warnings.simplefilter("ignore")
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("fdpp.engine.gguf_file._read_header", lambda _, m=changed: (m, good.tensors))
+                    GGUFCheckpoint(good_gguf)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Backend:
         dtypes: the dtypes that its kernels take.
         available: whether this machine can run it.
         ops: gives an object with the functions of :mod:`fdpp.ops`; called only where ``available()``.
-        flat_gemm_configs: gives the number of tile configurations of ``flat_gemm``; likewise.
+        flat_gemm_configs: gives the number of tile configurations of ``flat_gemm`` for a dtype; likewise.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     available: Callable[[], bool]
     ops: Callable[[], Any]
-    flat_gemm_configs: Callable[[], int]
+    flat_gemm_configs: Callable[[torch.dtype], int]
 
     def __str__(self) -> str:
         return self.name
@@ -42,6 +42,6 @@ BACKENDS = [
         dtypes=(torch.float32, torch.bfloat16, torch.float16),
         available=lambda: True,
         ops=lambda: ops,
-        flat_gemm_configs=lambda: native.load().flat_gemm_configs(),
+        flat_gemm_configs=lambda dtype: native.load().flat_gemm_configs(str(dtype).removeprefix("torch.")),
     ),
 ]

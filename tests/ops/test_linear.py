@@ -52,7 +52,7 @@ def test_gemv(backend, dtype, ops, m, n, k):
 def test_flat_gemm(backend, dtype, ops, m):
     for n, k in SIZES:
         problem = Problem(*operands(m, n, k, dtype))
-        for config in range(-1, backend.flat_gemm_configs()):
+        for config in range(-1, backend.flat_gemm_configs(dtype)):
             problem.check(ops.flat_gemm, backend.device, random.Random(m), config=config)
 
 

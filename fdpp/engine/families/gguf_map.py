@@ -62,7 +62,8 @@ def hugging_face_config(metadata: Mapping[str, Any], tensors: Collection[str]) -
     """
     prefix = f"{metadata.get('general.architecture')}."
     config = {new: metadata.get(prefix + old) for old, new in _CONFIG_KEYS.items()}
-    config["vocab_size"] = metadata.get(prefix + "vocab_size") or len(metadata.get("tokenizer.ggml.tokens", ()))
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    config["vocab_size"] = metadata.get(prefix + "vocab_size", len(tokens) if isinstance(tokens, list) else None)
     config["sliding_window"] = metadata.get(prefix + "attention.sliding_window")
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     config["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in tensors

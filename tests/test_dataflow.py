@@ -1,0 +1,137 @@
+"""The dataflow table: files good and bad, the look-up, the rule, and the tuner."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from fdpp import dataflow, native, ops, tuning
+
+DEVICE = native.load().cpu_features()["device"]
+HEADER = ",".join(dataflow.COLUMNS)
+
+
+@pytest.fixture
+def user_table(tmp_path, monkeypatch):
+    """An empty place for the user's table; afterwards the shipped tables are in force again."""
+    path = tmp_path / "table.csv"
+    monkeypatch.setenv("FDPP_DATAFLOW_TABLE", str(path))
+    yield path
+    monkeypatch.delenv("FDPP_DATAFLOW_TABLE")
+    dataflow.install()
+
+
+def row(**changes) -> dataflow.Row:
+    values = dict(
+        device=DEVICE, dtype="float32", N=72, K=48, M=4, impl="flat_gemm", config=1,
+        microseconds=10.0, gbps=1.0, ratio_to_aten=1.5, error=1e-7,
+    )  # fmt: skip
+    return dataflow.Row(**(values | changes))
+
+
+def choice(M: int, N: int = 72, K: int = 48, dtype: str = "float32") -> tuple[str, int, str]:
+    found = native.load().linear_choice(dtype, N, K, M)
+    return found["impl"], found["config"], found["source"]
+
+
+def test_a_table_survives_writing_and_reading(tmp_path):
+    rows = [row(), row(M=8, impl="aten", config=-1), row(dtype="bfloat16", impl="gemv", config=-1)]
+    dataflow.write_table(tmp_path / "t.csv", rows, "a comment\nof two lines")
+    assert sorted(dataflow.read_table(tmp_path / "t.csv"), key=lambda r: r.key) == sorted(rows, key=lambda r: r.key)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_the_user_table_decides_between_its_rows_and_the_rule_beyond(user_table):
+    rows = [row(M=1, impl="aten", config=-1), row(M=4, config=2), row(M=8, impl="gemv", config=-1)]
+    dataflow.write_table(user_table, rows, "")
+    dataflow.install()
+    assert choice(1) == ("aten", -1, "table")
+    assert [choice(M) for M in (2, 3, 4)] == [("flat_gemm", 2, "table")] * 3
+    assert choice(8) == ("gemv", -1, "table")
+    assert choice(9)[2] == choice(4, N=73)[2] == choice(4, dtype="bfloat16")[2] == "rule"
+    assert "your table" in dataflow.explain(72, 48, 3, "float32") and "M=4" in dataflow.explain(72, 48, 3, "float32")
+    assert "by rule" in dataflow.explain(73, 48, 3, "float32")
+
+
+def test_rows_of_another_device_do_not_count(user_table):
+    dataflow.write_table(user_table, [row(device="another-1-2-avx9", impl="aten", config=-1)], "")
+    dataflow.install()
+    assert choice(4)[2] == "rule"
+
+
+def test_every_implementation_gives_the_product(user_table):
+    rows = [row(M=1, impl="gemv", config=-1), row(M=4, config=0), row(M=8, config=-1), row(M=16, impl="aten", config=-1)]
+    dataflow.write_table(user_table, rows, "")
+    dataflow.install()
+    weight = torch.randn(72, 48)
+    for M in (1, 3, 7, 11, 40):
+        x = torch.randn(M, 48)
+        torch.testing.assert_close(ops.linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+GOOD = f"{DEVICE},float32,72,48,4,flat_gemm,1,10.0,1.0,1.5,1e-07"
+BAD_TABLES = {
+    "empty": "",
+    "no header": GOOD,
+    "too few columns": f"{HEADER}\n{GOOD.rsplit(',', 2)[0]}",
+    "no number": f"{HEADER}\n{GOOD.replace('72', 'many')}",
+    "negative size": f"{HEADER}\n{GOOD.replace('72', '-72')}",
+    "huge size": f"{HEADER}\n{GOOD.replace('72', '9' * 30)}",
+    "unknown dtype": f"{HEADER}\n{GOOD.replace('float32', 'float8')}",
+    "unknown implementation": f"{HEADER}\n{GOOD.replace('flat_gemm', 'magic')}",
+    "unknown configuration": f"{HEADER}\n{GOOD.replace(',1,10.0', ',99,10.0')}",
+    "flat GEMM of many rows": f"{HEADER}\n{GOOD.replace(',4,flat', ',65,flat')}",
+    "binary": "\x00\xff\x01" * 50,
+}
+
+
+@pytest.mark.parametrize("text", BAD_TABLES.values(), ids=BAD_TABLES.keys())
+def test_a_bad_table_is_left_out_with_a_warning(user_table, text):
+    user_table.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"table\.csv"):
+        dataflow.read_table(user_table)
+    with pytest.warns(UserWarning, match="left out"):
+        dataflow.install()
+    assert choice(4)[2] == "rule"
+
+
+def test_a_truncated_table_is_left_out_or_shorter_never_wrong(user_table):
+    dataflow.write_table(user_table, [row(M=M) for M in range(1, 9)], "")
+    whole = user_table.read_bytes()
+    for length in range(0, len(whole), 7):
+        user_table.write_bytes(whole[:length])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataflow.install()
+        assert choice(4)[0] in dataflow.IMPLEMENTATIONS
+
+
+def test_a_named_table_that_is_missing_is_said(user_table):
+    with pytest.warns(UserWarning, match="is no file"):
+        dataflow.install()
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 1, -5)])
+def test_explain_refuses_sizes_below_one(sizes):
+    with pytest.raises(ValueError, match="at least 1"):
+        dataflow.explain(*sizes)
+
+
+def test_tuning_writes_a_table_that_decides_and_resumes(user_table):
+    seen = []
+    tuning.tune([(24, 40)], dtypes=["float32"], rows=[1, 4], seconds=0.01, progress=lambda *at: seen.append(at))
+    rows = dataflow.read_table(user_table)
+    assert [(r.N, r.K, r.M) for r in rows] == [(24, 40, 1), (24, 40, 4)]
+    assert all(r.microseconds > 0 and r.gbps >= 0 and r.error < 1e-5 and r.device == DEVICE for r in rows)
+    assert choice(3, N=24, K=40) == (rows[1].impl, rows[1].config, "table")
+    before = user_table.read_text().splitlines()
+    tuning.tune([(24, 40)], dtypes=["float32"], rows=[1, 4, 8], seconds=0.01)
+    assert set(before) < set(user_table.read_text().splitlines())
+    assert seen[-1][0] == seen[-1][1] == 2
+
+
+def test_tuning_refuses_absurd_shapes(user_table):
+    with pytest.raises(ValueError, match="8 GiB"):
+        tuning.tune([(1 << 20, 1 << 20)])
