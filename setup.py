@@ -1,7 +1,6 @@
 """Builds the compiled libraries of fdpp: one per backend, from globbed sources.
 
-FDPP_BACKENDS names the backends (default: cpu). MAX_JOBS limits parallel compiles. FDPP_SANITIZE=1 builds with
-AddressSanitizer and UBSan.
+FDPP_BACKENDS names the backends (default: cpu). MAX_JOBS limits parallel compiles.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ def backends() -> list[str]:
     unknown = [name for name in wanted if name not in KNOWN_BACKENDS]
     if unknown:
         sys.exit(f"FDPP_BACKENDS: unknown backend {', '.join(unknown)}; this version builds {', '.join(KNOWN_BACKENDS)}")
+    if not wanted:
+        sys.exit("FDPP_BACKENDS names no backend")
     return wanted
 
 
@@ -39,14 +40,16 @@ def extensions():
     target = "0x020b000000000000"
     return [
         cpp_extension.CppExtension(
-            "fdpp._core",
+            "fdpp.libfdpp_core",
             sources,
             include_dirs=[os.path.abspath("csrc")],
             define_macros=[("TORCH_TARGET_VERSION", target), ("FDPP_TORCH_TARGET", '"2.11"')],
+            # No Python ABI at all: the library is loaded by torch and ctypes (fdpp/_core.py).
+            py_limited_api=True,
             extra_compile_args=["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter"],
         )
     ], {"build_ext": cpp_extension.BuildExtension}
 
 
 ext_modules, cmdclass = extensions()
-setup(ext_modules=ext_modules, cmdclass=cmdclass)
+setup(ext_modules=ext_modules, cmdclass=cmdclass, options={"bdist_wheel": {"py_limited_api": "cp310"}})

@@ -30,17 +30,22 @@ struct RowLayout {
   int64_t elements(int64_t width) const { return offset(rows - 1) + width; }
 };
 
-void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, bool add, const std::string& what) {
+// `residual_dtype`: null for rms_norm.
+void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const DType* residual_dtype,
+                const std::string& what) {
+  const bool add = residual_dtype != nullptr;
+  const DType sum_dtype = add ? *residual_dtype : dtype;
   Random random(static_cast<uint64_t>(width));
   const RowLayout layout(3, 2, width, random);
   const Buffer x = Buffer::normal(dtype, layout.elements(width), random, 3.0), weight = Buffer::normal(dtype, width, random);
-  const Buffer before = Buffer::normal(dtype, layout.rows * width, random);
+  const Buffer before = Buffer::normal(sum_dtype, layout.rows * width, random);
   const Buffer residual(before), out(dtype, layout.rows * width);
   NormParams p{};
   p.dtype = dtype;
   p.rows = layout.rows, p.inner = layout.inner, p.width = width;
   p.x = x.data(), p.outer_stride = layout.outer_stride, p.inner_stride = layout.inner_stride;
   p.residual = add ? residual.data() : nullptr;
+  p.residual_dtype = sum_dtype;
   p.weight = weight.data();
   p.eps = 1e-5f;
   p.out = out.data();
@@ -51,7 +56,8 @@ void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, bool ad
       const double value = x[layout.offset(row) + i];
       if (add) {
         const double sum = before[row * width + i] + value;
-        CHECK_CLOSE(residual[row * width + i], sum, 1.01 * roundoff(dtype) * std::fabs(sum) + underflow(dtype), what);
+        const double tolerance = 1.01 * roundoff(sum_dtype) * std::fabs(sum) + underflow(sum_dtype);
+        CHECK_CLOSE(residual[row * width + i], sum, tolerance, what + " residual");
       }
       const double normed = add ? residual[row * width + i] : value;
       squares += normed * normed;
@@ -149,8 +155,10 @@ void check_rope(const cpu::Kernels& kernels, DType dtype, RopeSize size, bool in
 TEST(rms_norm) {
   for_every_kernel_and_dtype([](const cpu::Kernels& kernels, DType dtype, const std::string& what) {
     for (const int64_t width : kWidths) {
-      check_norm(kernels, dtype, width, false, what);
-      check_norm(kernels, dtype, width, true, what + " add");
+      const DType wide = DType::f32;
+      check_norm(kernels, dtype, width, nullptr, what);
+      check_norm(kernels, dtype, width, &dtype, what + " add");
+      check_norm(kernels, dtype, width, &wide, what + " add to float32");
     }
   });
 }

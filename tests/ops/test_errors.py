@@ -157,6 +157,12 @@ WRONG = [
     ),
     *(Wrong(op, {"bias": lambda x: x.half()}, "bias", "float16|half") for op in ("gemv", "flat_gemm", "linear")),
     Wrong("add_rms_norm", {"residual": lambda x: x.half()}, "residual", "float16|half"),
+    Wrong(
+        "add_rms_norm",
+        {"x": lambda x: x.half(), "weight": lambda x: x.half(), "residual": lambda x: x.bfloat16()},
+        "residual",
+        "bfloat16",
+    ),
     # linear
     *(Wrong(op, {"weight": narrow(1, 23)}, "x|weight", r"\b23\b") for op in ("gemv", "flat_gemm", "linear")),
     *(Wrong(op, {"bias": narrow(0, 9)}, "bias", r"\b9\b") for op in ("gemv", "flat_gemm", "linear")),

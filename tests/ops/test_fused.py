@@ -41,20 +41,22 @@ def test_rms_norm_of_any_magnitude(backend, dtype, ops, magnitude):
     assert_close(actual, expected, elementwise_tolerance(expected, dtype, 24))
 
 
+@pytest.mark.parametrize("float32_residual", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("leading", LEADING)
-def test_add_rms_norm(backend, dtype, ops, leading, width):
+def test_add_rms_norm(backend, dtype, ops, leading, width, float32_residual):
     x, weight = randn(*leading, width, dtype=dtype), randn(width, dtype=dtype, seed=1)
-    before = randn(*leading, width, dtype=dtype, seed=2)
+    before = randn(*leading, width, dtype=torch.float32 if float32_residual else dtype, seed=2)
     for seed in range(3):
         residual = before.clone().to(backend.device)
         placed = strided(on_device(x, backend.device), random.Random(seed))
         actual = ops.add_rms_norm(placed, residual, on_device(weight, backend.device), 1e-5)
         total = before.double() + x.double()
-        assert_close(residual, total, elementwise_tolerance(total, dtype), "residual")
+        assert_close(residual, total, elementwise_tolerance(total, before.dtype), "residual")
         expected = oracle(reference.rms_norm, residual.cpu(), weight, 1e-5)
         assert_close(actual, expected, elementwise_tolerance(expected, dtype, 8 + width**0.5))
-        assert actual.data_ptr() != residual.data_ptr() and actual.is_contiguous()
+        assert actual.dtype == dtype and actual.is_contiguous()
+        assert residual.dtype == before.dtype and actual.data_ptr() != residual.data_ptr()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

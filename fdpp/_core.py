@@ -1,0 +1,117 @@
+"""The core library as a Python module: registers ``torch.ops.fdpp.*`` and calls its host functions through ctypes.
+
+The library is no Python extension (it has no ``PyInit``): it needs no Python header to build and serves every version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+DTYPES = ("float32", "bfloat16", "float16")  # numbered as in csrc/common/dtype.h
+IMPLEMENTATIONS = ("gemv", "flat_gemm", "aten")  # numbered as in csrc/common/dataflow.h
+
+
+def _load() -> ctypes.CDLL:
+    found = sorted(Path(__file__).parent.glob("libfdpp_core*.so"))
+    if not found:
+        raise ImportError(f"no libfdpp_core*.so in {Path(__file__).parent}")
+    try:
+        torch.ops.load_library(found[0])
+    except OSError as error:
+        raise ImportError(str(error)) from error
+    library = ctypes.CDLL(str(found[0]))
+    integer = ctypes.c_int64
+    for name, result, arguments in (
+        ("fdpp_build_info", ctypes.c_char_p, []),
+        ("fdpp_cpu_features", ctypes.c_char_p, []),
+        ("fdpp_flat_gemm_configs", ctypes.c_int, [integer]),
+        ("fdpp_set_linear_table", ctypes.c_char_p, [ctypes.POINTER(integer), integer]),
+        ("fdpp_linear_choice", None, [integer] * 4 + [ctypes.POINTER(integer)]),
+        ("fdpp_plan_splits", ctypes.c_int, [integer, integer, ctypes.c_int, ctypes.c_int]),
+        ("fdpp_measure_read_bandwidth", ctypes.c_double, [integer, ctypes.c_int]),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+_library = _load()
+
+
+def _number(names: tuple[str, ...], what: str, name: str) -> int:
+    if name not in names:
+        raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r:.80}")
+    return names.index(name)
+
+
+def build_info() -> dict[str, str]:
+    """How the library was built."""
+    compiler, target = _library.fdpp_build_info().decode().split(";")
+    return {"backend": "cpu", "compiler": compiler, "torch_target": target}
+
+
+def cpu_features() -> dict[str, object]:
+    """The instruction set in use (``isa``), those ``available``, and the ``device`` name of dataflow tables.
+
+    Raises:
+        ImportError: ``FDPP_CPU_ISA`` names an instruction set that is unknown or that this processor lacks.
+    """
+    status, *fields = _library.fdpp_cpu_features().decode().split(";")
+    if status != "ok":
+        raise ImportError(fields[0])
+    isa, device, available = fields
+    return {"isa": isa, "available": available.split(","), "device": device}
+
+
+def flat_gemm_configs(dtype: str = "float32") -> int:
+    """Number of tile configurations of ``flat_gemm`` for a dtype."""
+    return _library.fdpp_flat_gemm_configs(_number(DTYPES, "dtype", dtype))
+
+
+def set_linear_table(rows: list[tuple[str, int, int, int, str, int]]) -> None:
+    """Replace the dataflow table: rows of (dtype, N, K, M, impl, config).
+
+    Raises:
+        ValueError: a row that names something unknown; the table in force stays.
+    """
+    cells = [
+        (_number(DTYPES, "dtype", dtype), N, K, M, _number(IMPLEMENTATIONS, "impl", impl), config)
+        for dtype, N, K, M, impl, config in rows
+    ]
+    flat = (ctypes.c_int64 * (6 * len(cells)))(*(value for row in cells for value in row))
+    problem = _library.fdpp_set_linear_table(flat, len(cells))
+    if problem:
+        raise ValueError(problem.decode())
+
+
+def linear_choice(dtype: str, N: int, K: int, M: int) -> dict[str, object]:
+    """What ``linear`` does for a shape: ``impl``, ``config``, and whether a ``table`` row or the ``rule`` says so."""
+    choice = (ctypes.c_int64 * 3)()
+    _library.fdpp_linear_choice(_number(DTYPES, "dtype", dtype), N, K, M, choice)
+    return {"impl": IMPLEMENTATIONS[choice[0]], "config": choice[1], "source": "table" if choice[2] else "rule"}
+
+
+def plan_splits(units: int, max_keys: int, workers: int, min_keys: int) -> int:
+    """Number of KV splits of ``decode_attention`` (csrc/common/split_plan.h)."""
+    return _library.fdpp_plan_splits(units, max_keys, workers, min_keys)
+
+
+def measure_read_bandwidth(num_bytes: int, repeats: int) -> float:
+    """Bytes per second that torch's threads read from memory, best of ``repeats`` passes over ``num_bytes``.
+
+    Raises:
+        ValueError: a number below 1.
+        MemoryError: there is no room for the buffer.
+    """
+    if num_bytes < 1 or repeats < 1:
+        raise ValueError(f"num_bytes and repeats must be at least 1; got {num_bytes}, {repeats}")
+    rate = _library.fdpp_measure_read_bandwidth(num_bytes, repeats)
+    if rate < 0:
+        raise MemoryError(f"no room for a buffer of {num_bytes} bytes")
+    return rate
+
+
+cpu_features()  # a wrong FDPP_CPU_ISA fails here, when the library is loaded
