@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-COLD_FACTOR = 4  # copies of the operands together are this many times the last-level cache
+COLD_FACTOR = 16  # copies of the operands together are this many times the last-level cache
 
 
 def last_level_cache_bytes() -> int:

@@ -44,11 +44,11 @@ def test_a_table_survives_writing_and_reading(tmp_path):
 
 
 def test_the_user_table_decides_between_its_rows_and_the_rule_beyond(user_table):
-    rows = [row(M=1, impl="aten", config=-1), row(M=4, config=2), row(M=8, impl="gemv", config=-1)]
+    rows = [row(M=1, impl="aten", config=-1), row(M=4, config=0), row(M=8, impl="gemv", config=-1)]
     dataflow.write_table(user_table, rows, "")
     dataflow.install()
     assert choice(1) == ("aten", -1, "table")
-    assert [choice(M) for M in (2, 3, 4)] == [("flat_gemm", 2, "table")] * 3
+    assert [choice(M) for M in (2, 3, 4)] == [("flat_gemm", 0, "table")] * 3
     assert choice(8) == ("gemv", -1, "table")
     assert choice(9)[2] == choice(4, N=73)[2] == choice(4, dtype="bfloat16")[2] == "rule"
     assert "your table" in dataflow.explain(72, 48, 3, "float32") and "M=4" in dataflow.explain(72, 48, 3, "float32")

@@ -77,7 +77,7 @@ void gemv(const Kernels& kernels, const LinearParams& p, const Threads& threads)
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& p) {
   const int configs = kernels.flat_gemm_configs(p.dtype);
   if (configs > kNumFlatGemmConfigs) return configs - 1;  // tiles
-  return p.M <= 4 ? 2 : 1;
+  return 1;
 }
 
 void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const Threads& threads) {

@@ -41,7 +41,9 @@ struct IsaTable {
     FDPP_WITH_TYPE(p.dtype, return LinearKernels<V, T>::packed_x_bytes(p))
     return 0;
   }
-  static void pack_x(const LinearParams& p, int) { FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::pack_x(p)) }
+  static void pack_x(const LinearParams& p, int config) {
+    FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::pack_x(p, config))
+  }
   static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::gemv(p, begin, end))
   }

@@ -10,8 +10,9 @@ struct FlatGemmConfig {
   int rows, columns;
 };
 
-constexpr FlatGemmConfig kFlatGemmConfigs[] = {{8, 2}, {8, 3}, {4, 6}};
+constexpr FlatGemmConfig kFlatGemmConfigs[] = {{8, 2}, {8, 3}};
 constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmConfigs) / sizeof(kFlatGemmConfigs[0]);
+constexpr int kMaxColumns = 3;
 constexpr int kGemv = -1;
 constexpr int kGemvColumns = 4;
 constexpr int kAttentionTile = 64;  // keys per tile

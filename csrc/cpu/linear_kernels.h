@@ -1,7 +1,10 @@
 // y = x W^T + b for few rows of x: the GEMV and the flat GEMM of one instruction set.
 //
-// Both stream W once, row after row, and are bound by memory. x is packed first: converted to what the multiply wants
-// and padded with zeros to whole vectors, so that only the weights need care at the end of a row.
+// Both stream W once and are bound by memory. x is packed first: converted to what the multiply wants and padded with zeros
+// to whole vectors, so that only the weights need care at the end of a row.
+//
+// The flat GEMM walks K in blocks whose share of x stays in the L1 cache, and inside a block from tile to tile of a few rows
+// of W. While it multiplies one tile it fetches the next: the double buffer of a processor.
 #pragma once
 
 #include "common/params.h"
@@ -37,48 +40,118 @@ struct LinearKernels {
     return p.M * padded(p.K) * static_cast<int64_t>(sizeof(Packed));
   }
 
-  static void pack_x(const LinearParams& p) {
-    for (int64_t m = 0; m < p.M; ++m) {
-      const T* from = static_cast<const T*>(p.x) + m * p.x_stride;
-      Packed* to = static_cast<Packed*>(p.packed_x) + m * padded(p.K);
-      int64_t k = 0;
-      for (; k + P::step <= p.K; k += P::step) P::pack(to + k, from + k);
-      if (k < p.K) P::pack(to + k, from + k, static_cast<int>(p.K - k));
+  // [block of K][block of rows][K / step][row][step]: a tile reads its x as one stream. (Rows at their own stride, often a
+  // power of two, would all compete for the same sets of the L1 cache.)
+  static void pack_x(const LinearParams& p, int config) {
+    const Blocks rows = row_blocks(p, config), depth = depth_blocks(p, config);
+    Packed* to = static_cast<Packed*>(p.packed_x);
+    for (int64_t kb = 0; kb < depth.count; ++kb) {
+      for (int64_t mb = 0; mb < rows.count; ++mb) {
+        for (int64_t k = depth.begin(kb); k < depth.begin(kb + 1); k += P::step) {
+          for (int64_t m = rows.begin(mb); m < rows.begin(mb + 1); ++m, to += P::step) {
+            const T* from = static_cast<const T*>(p.x) + m * p.x_stride + k;
+            if (k + P::step <= p.K) {
+              P::pack(to, from);
+            } else {
+              P::pack(to, from, static_cast<int>(p.K - k));
+            }
+          }
+        }
+      }
     }
   }
 
-  // MR rows of x against NR rows of W, over the whole of K, in MR * NR vector accumulators. While it multiplies one tile of
-  // NR rows it asks the caches for the next (`ahead` elements further on): the double buffer of a processor.
-  template <int MR, int NR, bool Prefetch>
-  FDPP_INLINE static void tile(const LinearParams& p, int64_t m, int64_t n) {
-    const int64_t ldx = padded(p.K);
-    const Packed* x = static_cast<const Packed*>(p.packed_x) + m * ldx;
-    const T* w = static_cast<const T*>(p.weight) + n * p.weight_stride;
-    const int64_t ahead = NR * p.weight_stride;
+  static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
+    int64_t n = begin;
+    for (; n + kGemvColumns <= end; n += kGemvColumns) {
+      for (int64_t m = 0; m < p.M; ++m) whole_tile<kGemvColumns>(p, m, n);
+    }
+    for (; n < end; ++n) {
+      for (int64_t m = 0; m < p.M; ++m) whole_tile<1>(p, m, n);
+    }
+  }
+
+  template <int Config = 0>
+  static void flat_gemm(const LinearParams& p, int config, int64_t begin, int64_t end) {
+    if constexpr (Config < kNumFlatGemmConfigs) {
+      if (config == Config) return flat_gemm_with<Config>(p, begin, end);
+      flat_gemm<Config + 1>(p, config, begin, end);
+    }
+  }
+
+ private:
+  static constexpr int64_t kXBytes = 24 << 10;    // of x that a block of K keeps in the L1 cache
+  static constexpr int64_t kSumFloats = 8 << 10;  // partial sums that wait for the next block of K
+
+  // [0, total) in `count` almost equal blocks that begin at multiples of `multiple`.
+  struct Blocks {
+    int64_t total, count, multiple;
+    FDPP_INLINE int64_t begin(int64_t index) const {
+      if (index == count) return total;
+      return total * index / count / multiple * multiple;
+    }
+  };
+
+  FDPP_INLINE static Blocks row_blocks(const LinearParams& p, int config) {
+    const int most = config == kGemv ? 1 : kFlatGemmConfigs[config].rows;
+    return {p.M, (p.M + most - 1) / most, 1};
+  }
+
+  FDPP_INLINE static Blocks depth_blocks(const LinearParams& p, int config) {
+    const int64_t bytes = p.M * p.K * static_cast<int64_t>(sizeof(Packed));
+    if (config == kGemv || bytes <= kXBytes) return {p.K, 1, P::step};
+    const int64_t most = p.K / (4 * P::step) > 0 ? p.K / (4 * P::step) : 1;
+    const int64_t wanted = (bytes + kXBytes - 1) / kXBytes;
+    return {p.K, wanted < most ? wanted : most, P::step};
+  }
+
+  // A tile's operands: `length` elements of K of x (packed) and W, and where its sums come from and go to.
+  struct TileTask {
+    const Packed* x;
+    const T* w;
+    int64_t w_stride, length;
+    const T* next;  // the tile to fetch meanwhile, null: none
+    float* partial;  // vectors of sums [MR][NR]
+    bool first, last;  // block of K
+  };
+
+  // MR rows of x against NR rows of W, in MR * NR vector accumulators.
+  template <int MR, int NR, bool Fetch>
+  FDPP_INLINE static void tile(const LinearParams& p, const TileTask& task, int64_t m, int64_t n) {
     typename V::F sums[MR][NR];
     for (int i = 0; i < MR; ++i) {
-      for (int j = 0; j < NR; ++j) sums[i][j] = V::zero();
+      for (int j = 0; j < NR; ++j) sums[i][j] = task.first ? V::zero() : V::load(task.partial + (i * NR + j) * V::width);
     }
-    const int64_t whole = p.K / P::step * P::step;
+    const T* w = task.w;
+    const int64_t stride = task.w_stride;
+    const int64_t whole = task.length / P::step * P::step;
     for (int64_t k = 0; k < whole; k += P::step) {
       typename P::Operand weights[NR];
 #pragma GCC unroll 8
       for (int j = 0; j < NR; ++j) {
-        weights[j] = P::load_weight(w + j * p.weight_stride + k);
-        if (Prefetch) __builtin_prefetch(w + j * p.weight_stride + k + ahead, 0, 3);
+        weights[j] = P::load_weight(w + j * stride + k);
+        if (Fetch) __builtin_prefetch(task.next + j * stride + k, 0, 3);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) {
-        const auto value = P::load_x(x + i * ldx + k);
+        const auto value = V::in_register(P::load_x(task.x + k * MR + i * P::step));
 #pragma GCC unroll 8
         for (int j = 0; j < NR; ++j) sums[i][j] = P::mac(sums[i][j], value, weights[j]);
       }
     }
-    if (whole < p.K) {
+    if (whole < task.length) {
       for (int j = 0; j < NR; ++j) {
-        const auto weights = P::load_weight(w + j * p.weight_stride + whole, static_cast<int>(p.K - whole));
-        for (int i = 0; i < MR; ++i) sums[i][j] = P::mac(sums[i][j], P::load_x(x + i * ldx + whole), weights);
+        const auto weights = P::load_weight(w + j * stride + whole, static_cast<int>(task.length - whole));
+        for (int i = 0; i < MR; ++i) {
+          sums[i][j] = P::mac(sums[i][j], P::load_x(task.x + whole * MR + i * P::step), weights);
+        }
       }
+    }
+    if (!task.last) {
+      for (int i = 0; i < MR; ++i) {
+        for (int j = 0; j < NR; ++j) V::store(task.partial + (i * NR + j) * V::width, sums[i][j]);
+      }
+      return;
     }
     const T* bias = static_cast<const T*>(p.bias);
     for (int i = 0; i < MR; ++i) {
@@ -90,47 +163,61 @@ struct LinearKernels {
     }
   }
 
-  template <int NR, int MR = 8>
-  FDPP_INLINE static void tile_of(int rows, const LinearParams& p, int64_t m, int64_t n) {
-    if constexpr (MR > 0) {
-      if (rows == MR) return m == 0 ? tile<MR, NR, true>(p, m, n) : tile<MR, NR, false>(p, m, n);
-      tile_of<NR, MR - 1>(rows, p, m, n);
-    }
+  FDPP_INLINE static const T* weight_at(const LinearParams& p, int64_t n, int64_t k) {
+    return static_cast<const T*>(p.weight) + n * p.weight_stride + k;
   }
 
-  // All rows of x, in equal blocks of at most `most` rows, against NR rows of W.
+  // One row of x, all of K.
   template <int NR>
-  static void all_rows(const LinearParams& p, int most, int64_t n) {
-    const int64_t blocks = (p.M + most - 1) / most;
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t begin = p.M * block / blocks, end = p.M * (block + 1) / blocks;
-      tile_of<NR>(static_cast<int>(end - begin), p, begin, n);
+  FDPP_INLINE static void whole_tile(const LinearParams& p, int64_t m, int64_t n) {
+    const Packed* x = static_cast<const Packed*>(p.packed_x) + m * padded(p.K);
+    tile<1, NR, false>(p, {x, weight_at(p, n, 0), p.weight_stride, p.K, nullptr, nullptr, true, true}, m, n);
+  }
+
+  template <int NR, int MR = 8>
+  FDPP_INLINE static void tile_of(int rows, const LinearParams& p, const TileTask& task, int64_t m, int64_t n) {
+    if constexpr (MR > 0) {
+      if (rows == MR) return task.next != nullptr ? tile<MR, NR, true>(p, task, m, n) : tile<MR, NR, false>(p, task, m, n);
+      tile_of<NR, MR - 1>(rows, p, task, m, n);
     }
   }
 
-  static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
-    int64_t n = begin;
-    for (; n + kGemvColumns <= end; n += kGemvColumns) {
-      for (int64_t m = 0; m < p.M; ++m) tile<1, kGemvColumns, false>(p, m, n);
-    }
-    for (; n < end; ++n) {
-      for (int64_t m = 0; m < p.M; ++m) tile<1, 1, false>(p, m, n);
-    }
-  }
-
+  // Columns [begin, end), in panels whose sums can wait in the cache from one block of K to the next.
   template <int Config>
   static void flat_gemm_with(const LinearParams& p, int64_t begin, int64_t end) {
-    constexpr FlatGemmConfig config = kFlatGemmConfigs[Config];
-    int64_t n = begin;
-    for (; n + config.columns <= end; n += config.columns) all_rows<config.columns>(p, config.rows, n);
-    for (; n < end; ++n) all_rows<1>(p, config.rows, n);
+    constexpr int NR = kFlatGemmConfigs[Config].columns;
+    const int64_t fit = kSumFloats / (p.M * V::width) / NR * NR;
+    const int64_t panel = fit > NR ? fit : NR;
+    const int64_t whole = begin + (end - begin) / NR * NR;
+    for (int64_t n = begin; n < whole; n += panel) {
+      panel_of<NR>(p, Config, n, n + panel < whole ? n + panel : whole);
+    }
+    if (whole < end) panel_of<1>(p, Config, whole, end);
   }
 
-  template <int Config = 0>
-  static void flat_gemm(const LinearParams& p, int config, int64_t begin, int64_t end) {
-    if constexpr (Config < kNumFlatGemmConfigs) {
-      if (config == Config) return flat_gemm_with<Config>(p, begin, end);
-      flat_gemm<Config + 1>(p, config, begin, end);
+  template <int NR>
+  static void panel_of(const LinearParams& p, int config, int64_t begin, int64_t end) {
+    alignas(64) float sums[kSumFloats + 64 * kMaxColumns * V::width];
+    const Blocks rows = row_blocks(p, config), depth = depth_blocks(p, config);
+    for (int64_t kb = 0; kb < depth.count; ++kb) {
+      const int64_t k = depth.begin(kb), length = depth.begin(kb + 1) - k;
+      const Packed* x = static_cast<const Packed*>(p.packed_x) + p.M * k;
+      float* partial = sums;
+      for (int64_t n = begin; n < end; n += NR) {
+        TileTask task{nullptr, weight_at(p, n, k), p.weight_stride, length, nullptr, nullptr, kb == 0, kb + 1 == depth.count};
+        const T* next = n + NR < end              ? weight_at(p, n + NR, k)
+                        : kb + 1 < depth.count    ? weight_at(p, begin, k + length)
+                        : end + NR <= p.N         ? weight_at(p, end, 0)
+                                                  : nullptr;
+        for (int64_t mb = 0; mb < rows.count; ++mb) {
+          const int64_t m = rows.begin(mb), count = rows.begin(mb + 1) - m;
+          task.x = x + m * padded(length);
+          task.next = mb == 0 ? next : nullptr;
+          task.partial = partial;
+          tile_of<NR>(static_cast<int>(count), p, task, m, n);
+          partial += count * NR * V::width;
+        }
+      }
     }
   }
 };

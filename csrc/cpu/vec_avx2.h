@@ -40,6 +40,12 @@ struct Avx2 {
     for (int i = 0; i < n; ++i) p[i] = lanes[i];
   }
 
+  // The compiler otherwise repeats the load in every multiplication that uses it, and loads are what runs out first.
+  FDPP_INLINE static F in_register(F x) {
+    __asm__("" : "+x"(x));
+    return x;
+  }
+
   FDPP_INLINE static F add(F a, F b) { return _mm256_add_ps(a, b); }
   FDPP_INLINE static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   FDPP_INLINE static F mul(F a, F b) { return _mm256_mul_ps(a, b); }

@@ -32,6 +32,13 @@ struct Avx512 {
   FDPP_INLINE static void store(bf16* p, F x, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(x)); }
   FDPP_INLINE static void store(f16* p, F x, int n) { _mm256_mask_storeu_epi16(p, first(n), to_half(x)); }
 
+  // The compiler otherwise repeats the load in every multiplication that uses it, and loads are what runs out first.
+  template <typename R>
+  FDPP_INLINE static R in_register(R x) {
+    __asm__("" : "+v"(x));
+    return x;
+  }
+
   FDPP_INLINE static F add(F a, F b) { return _mm512_add_ps(a, b); }
   FDPP_INLINE static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   FDPP_INLINE static F mul(F a, F b) { return _mm512_mul_ps(a, b); }

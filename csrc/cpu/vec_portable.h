@@ -3,7 +3,7 @@
 // and to the storage type, with a count they touch only the first n elements and fill with zeros; max and min return their
 // second argument when either is NaN; round is to nearest even; ldexp(x, n) is x * 2^n for integers from zero_exponent
 // (where it is 0) to 128 (where it is infinite); select_between takes `inside` where low <= x <= high; lane i of
-// sum_each(a) is the sum of a[i].
+// sum_each(a) is the sum of a[i]; in_register(x) is x, loaded once.
 #pragma once
 
 #include <cstring>
@@ -55,6 +55,8 @@ struct Portable {
   FDPP_INLINE static void store(T* p, F x, int n = width) {
     for (int i = 0; i < n; ++i) p[i] = from_float<T>(x[i]);
   }
+
+  FDPP_INLINE static F in_register(F x) { return x; }
 
   FDPP_INLINE static F add(F a, F b) { return a + b; }
   FDPP_INLINE static F sub(F a, F b) { return a - b; }
