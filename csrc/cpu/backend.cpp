@@ -11,41 +11,28 @@ namespace fdpp::cpu {
 
 namespace {
 
-constexpr int64_t kSerialBytes = 16 << 10;   // less than this takes a thread less time than waking another
-constexpr int64_t kChunkBytes = 64 << 10;    // weights that a thread takes at a time
-constexpr int64_t kColumnMultiple = 96;      // divisible by every tile width, 32 of AMX included
+constexpr int64_t kSerialBytes = 16 << 10;  // less than this takes a thread less time than waking another
+constexpr int64_t kPieceBytes = 16 << 10;   // the least that a thread takes at a time
+constexpr int64_t kColumnMultiple = 48;     // of every tile width: 16 of GEMV and AMX, 2 and 3 of the flat GEMM
 constexpr int kMinSplitKeys = 4 * kAttentionTile;
 
 Threads threads_for(int64_t bytes, const Threads& threads) {
   return {bytes < kSerialBytes ? 1 : threads.count, threads.run};
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Calls fn(begin, end) on ranges of at most `chunk` of [0, total).
-template <typename Fn>
-void for_each_range(const Threads& threads, int64_t total, int64_t chunk, Fn fn) {
-  for_each_item(threads, divide_up(total, chunk),
-                [&](int64_t i) { fn(i * chunk, std::min(total, (i + 1) * chunk)); });
-}
-
-// Columns per chunk: kChunkBytes of weights, but at least four chunks for every thread.
-int64_t columns_per_chunk(const LinearParams& p, const Threads& threads) {
-  const int64_t row_bytes = std::max<int64_t>(1, p.K * size_of(p.dtype));
-  const int64_t by_bytes = std::max<int64_t>(1, kChunkBytes / row_bytes);
-  const int64_t by_threads = std::max<int64_t>(1, p.N / (4 * threads.count));
-  return divide_up(std::min(by_bytes, by_threads), kColumnMultiple) * kColumnMultiple;
-}
-
 template <typename Fn>
 void for_each_columns(const LinearParams& p, const Threads& threads, Fn fn) {
   if (p.M == 0 || p.N == 0) return;
-  const Threads used = threads_for(p.N * p.K * size_of(p.dtype), threads);
-  for_each_range(used, p.N, columns_per_chunk(p, used), fn);
+  const int64_t row_bytes = std::max<int64_t>(1, p.K * size_of(p.dtype));
+  for_each_piece(threads_for(p.N * row_bytes, threads), p.N, kColumnMultiple, kPieceBytes / row_bytes, fn);
 }
 
-// Rows per chunk of an element-wise kernel.
-int64_t rows_per_chunk(int64_t row_bytes) { return std::max<int64_t>(1, kSerialBytes / std::max<int64_t>(1, row_bytes)); }
+// Rows of an element-wise kernel.
+template <typename Fn>
+void for_each_rows(const Threads& threads, int64_t rows, int64_t row_bytes, Fn fn) {
+  const int64_t least = kPieceBytes / std::max<int64_t>(1, row_bytes);
+  for_each_piece(threads_for(rows * row_bytes, threads), rows, 1, least, fn);
+}
 
 }  // namespace
 
@@ -87,21 +74,18 @@ void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const 
 
 void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {
   const int64_t row_bytes = p.width * size_of(p.dtype);
-  for_each_range(threads_for(p.rows * row_bytes, threads), p.rows, rows_per_chunk(row_bytes),
-                 [&](int64_t begin, int64_t end) { kernels.rms_norm(p, begin, end); });
+  for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.rms_norm(p, begin, end); });
 }
 
 void silu_mul(const Kernels& kernels, const SiluMulParams& p, const Threads& threads) {
   const int64_t row_bytes = p.width * 2 * size_of(p.dtype);
-  for_each_range(threads_for(p.rows * row_bytes, threads), p.rows, rows_per_chunk(row_bytes),
-                 [&](int64_t begin, int64_t end) { kernels.silu_mul(p, begin, end); });
+  for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.silu_mul(p, begin, end); });
 }
 
 void rope_append(const Kernels& kernels, const RopeParams& p, const Threads& threads) {
   const int64_t tokens = int64_t{p.batch} * p.query_len;
   const int64_t token_bytes = int64_t{p.query_heads + 2 * p.kv_heads} * p.head_dim * size_of(p.dtype);
-  for_each_range(threads_for(tokens * token_bytes, threads), tokens, rows_per_chunk(token_bytes),
-                 [&](int64_t begin, int64_t end) { kernels.rope_append(p, begin, end); });
+  for_each_rows(threads, tokens, token_bytes, [&](int64_t begin, int64_t end) { kernels.rope_append(p, begin, end); });
 }
 
 double measure_read_bandwidth(const Kernels& kernels, int64_t bytes, int repeats, const Threads& threads) {

@@ -63,8 +63,8 @@ struct LinearKernels {
 
   static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
     int64_t n = begin;
-    for (; n + kGemvColumns <= end; n += kGemvColumns) {
-      for (int64_t m = 0; m < p.M; ++m) whole_tile<kGemvColumns>(p, m, n);
+    for (; n + V::width <= end; n += V::width) {
+      for (int64_t m = 0; m < p.M; ++m) whole_tile<V::width>(p, m, n);
     }
     for (; n < end; ++n) {
       for (int64_t m = 0; m < p.M; ++m) whole_tile<1>(p, m, n);
@@ -127,15 +127,15 @@ struct LinearKernels {
     const int64_t whole = task.length / P::step * P::step;
     for (int64_t k = 0; k < whole; k += P::step) {
       typename P::Operand weights[NR];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 0; j < NR; ++j) {
         weights[j] = P::load_weight(w + j * stride + k);
         if (Fetch) __builtin_prefetch(task.next + j * stride + k, 0, 3);
       }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
         const auto value = V::in_register(P::load_x(task.x + k * MR + i * P::step));
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < NR; ++j) sums[i][j] = P::mac(sums[i][j], value, weights[j]);
       }
     }
@@ -156,6 +156,11 @@ struct LinearKernels {
     const T* bias = static_cast<const T*>(p.bias);
     for (int i = 0; i < MR; ++i) {
       T* out = static_cast<T*>(p.out) + (m + i) * p.N + n;
+      if constexpr (NR == V::width) {
+        const auto sum = V::sum_each(sums[i]);
+        V::store(out, bias != nullptr ? V::add(sum, V::load(bias + n)) : sum);
+        continue;
+      }
       for (int j = 0; j < NR; ++j) {
         const float sum = V::sum(sums[i][j]);
         out[j] = from_float<T>(bias != nullptr ? sum + to_float(bias[n + j]) : sum);

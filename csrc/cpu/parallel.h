@@ -12,27 +12,48 @@ struct Threads {
   void (*run)(int n, void (*body)(void* context), void* context);
 };
 
-// Runs fn(i) for every i in [0, items). Threads take items one by one, so that a slow core takes fewer; which thread runs
-// an item never shows in a result.
+// Runs fn(begin, end) over [0, total) in pieces that are multiples of `multiple`: large ones first, smaller ones towards the
+// end, never less than `least`. Threads take pieces as they finish, so that a slow core takes fewer and all end together;
+// which thread runs a piece never shows in a result.
 template <typename Fn>
-void for_each_item(const Threads& threads, int64_t items, Fn fn) {
+void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int64_t least, Fn fn) {
   struct Context {
     std::atomic<int64_t> next{0};
-    int64_t items;
+    int64_t total, multiple, least, shares;
     Fn* fn;
   } context;
-  context.items = items;
+  context.total = total;
+  context.multiple = multiple;
+  context.least = least > multiple ? least : multiple;
+  context.shares = 2 * threads.count;
   context.fn = &fn;
   const auto body = [](void* opaque) {
     Context& shared = *static_cast<Context*>(opaque);
-    for (int64_t i; (i = shared.next.fetch_add(1, std::memory_order_relaxed)) < shared.items;) (*shared.fn)(i);
+    int64_t begin = shared.next.load(std::memory_order_relaxed);
+    while (begin < shared.total) {
+      const int64_t share = (shared.total - begin) / shared.shares;
+      const int64_t wanted = share > shared.least ? share : shared.least;
+      const int64_t end = begin + (wanted + shared.multiple - 1) / shared.multiple * shared.multiple;
+      if (!shared.next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      (*shared.fn)(begin, end < shared.total ? end : shared.total);
+      begin = shared.next.load(std::memory_order_relaxed);
+    }
   };
-  const int workers = items < threads.count ? static_cast<int>(items) : threads.count;
+  const int64_t pieces = (total + context.least - 1) / context.least;
+  const int workers = pieces < threads.count ? static_cast<int>(pieces) : threads.count;
   if (workers <= 1) {
-    body(&context);
+    if (total > 0) fn(int64_t{0}, total);
   } else {
     threads.run(workers, body, &context);
   }
+}
+
+// Runs fn(i) for every i in [0, items), one at a time.
+template <typename Fn>
+void for_each_item(const Threads& threads, int64_t items, Fn fn) {
+  for_each_piece(threads, items, 1, 1, [&fn](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) fn(i);
+  });
 }
 
 }  // namespace fdpp::cpu
