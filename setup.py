@@ -18,7 +18,9 @@ def backends() -> list[str]:
     wanted = [name.strip() for name in os.environ.get("FDPP_BACKENDS", "cpu").split(",") if name.strip()]
     unknown = [name for name in wanted if name not in KNOWN_BACKENDS]
     if unknown:
-        sys.exit(f"FDPP_BACKENDS: unknown backend {', '.join(unknown)}; this version builds {', '.join(KNOWN_BACKENDS)}")
+        sys.exit(
+            f"FDPP_BACKENDS: unknown backend {', '.join(unknown)}; this version builds {', '.join(KNOWN_BACKENDS)}"
+        )
     if not wanted:
         sys.exit("FDPP_BACKENDS names no backend")
     return wanted
@@ -29,8 +31,8 @@ def extensions():
         from torch.utils import cpp_extension
     except ImportError:
         sys.exit(
-            "fdpp compiles against the torch that you run, and this Python has none. Install torch (2.11 or newer), then "
-            "`pip install --no-build-isolation .`"
+            "fdpp compiles against the torch that you run, and this Python has none. Install torch (2.11 or newer), "
+            "then `pip install --no-build-isolation .`"
         )
     backends()
     sources = sorted(
@@ -46,7 +48,16 @@ def extensions():
             define_macros=[("TORCH_TARGET_VERSION", target), ("FDPP_TORCH_TARGET", '"2.11"')],
             # No Python ABI at all: the library is loaded by torch and ctypes (fdpp/_core.py).
             py_limited_api=True,
-            extra_compile_args=["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter"],
+            extra_compile_args=[
+                "-O3",
+                "-g0",
+                "-std=c++20",
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wextra",
+                "-Wno-psabi",
+                "-Wno-unused-parameter",
+            ],
         )
     ], {"build_ext": cpp_extension.BuildExtension}
 

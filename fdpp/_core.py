@@ -32,6 +32,7 @@ def _load() -> ctypes.CDLL:
         ("fdpp_linear_choice", None, [integer] * 4 + [ctypes.POINTER(integer)]),
         ("fdpp_plan_splits", ctypes.c_int, [integer, integer, ctypes.c_int, ctypes.c_int]),
         ("fdpp_measure_read_bandwidth", ctypes.c_double, [integer, ctypes.c_int]),
+        ("fdpp_advise_huge_pages", ctypes.c_int, [ctypes.c_void_p, integer]),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -112,6 +113,11 @@ def measure_read_bandwidth(num_bytes: int, repeats: int) -> float:
     if rate < 0:
         raise MemoryError(f"no room for a buffer of {num_bytes} bytes")
     return rate
+
+
+def advise_huge_pages(address: int, num_bytes: int) -> bool:
+    """Ask the system to back memory that nobody has touched yet with huge pages. False where it cannot."""
+    return bool(_library.fdpp_advise_huge_pages(address, num_bytes))
 
 
 cpu_features()  # a wrong FDPP_CPU_ISA fails here, when the library is loaded

@@ -92,7 +92,9 @@ def _parse(cells: list[str], where: str) -> Row:
     problems = {
         f"dtype {row.dtype!r} (expected float32, bfloat16 or float16)": not known_dtype,
         f"impl {row.impl!r} (expected {', '.join(IMPLEMENTATIONS)})": row.impl not in IMPLEMENTATIONS,
-        f"N={row.N}, K={row.K}, M={row.M} (expected 1 .. 2^31)": not all(1 <= n <= 2**31 for n in (row.N, row.K, row.M)),
+        f"N={row.N}, K={row.K}, M={row.M} (expected 1 .. 2^31)": not all(
+            1 <= n <= 2**31 for n in (row.N, row.K, row.M)
+        ),
         f"config {row.config} of {row.impl}": not -1 <= row.config < configs,
         f"flat_gemm at M={row.M} (at most 64)": row.impl == "flat_gemm" and row.M > 64,
     }
@@ -160,7 +162,9 @@ def explain(N: int, K: int, M: int, dtype: str = "bfloat16") -> str:
     config = f", configuration {choice['config']}" if choice["config"] >= 0 else ""
     lines = [f"{dtype} [M={M}, K={K}] x [N={N}, K={K}]^T on {device}: {IMPLEMENTATIONS[choice['impl']]}{config}"]
     if choice["source"] == "rule":
-        lines.append("by rule: no table has a row of this device for this shape at this M or above (`fdpp tune` writes one)")
+        lines.append(
+            "by rule: no table has a row of this device for this shape at this M or above (`fdpp tune` writes one)"
+        )
         return "\n".join(lines)
     path, row = min(
         ((path, row) for path, rows in tables().items() for row in rows

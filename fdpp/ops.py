@@ -161,8 +161,8 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 
     Args:
         x: ``[..., H]`` as in :func:`rms_norm`.
-        residual: shape of ``x``, dtype of ``x`` or float32, contiguous; **mutated** (the sum, rounded to its dtype). The
-            norm is taken of the rounded sum. A float32 residual keeps what a deep stack of narrow layers adds up.
+        residual: shape of ``x``, dtype of ``x`` or float32, contiguous; **mutated** (the sum, rounded to its dtype).
+            The norm is taken of the rounded sum. A float32 residual keeps what a deep stack of narrow layers adds up.
         weight: ``[H]``.
         eps: added to the mean square.
 
@@ -234,8 +234,8 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return _fdpp.silu_mul.default(gate_up)
 
 
-# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors. One meta tensor among real
-# ones sends a call here too, so the devices are compared: nothing may come back that was never computed.
+# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors. One meta tensor among
+# real ones sends a call here too, so the devices are compared: nothing may come back that was never computed.
 
 
 def _same_device(op: str, **tensors: Tensor | None) -> None:

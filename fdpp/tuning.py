@@ -85,7 +85,7 @@ def tune(
         the path of the table.
 
     Raises:
-        ValueError: a shape that is not positive or whose weights exceed 8 GiB, or an existing table that cannot be read.
+        ValueError: a shape that is not positive or whose weights exceed 8 GiB, or a table that cannot be read.
     """
     path = path or dataflow.user_table()
     device = native.load().cpu_features()["device"]
@@ -94,7 +94,9 @@ def tune(
         if N < 1 or K < 1 or N * K * 4 > MAX_WEIGHT_BYTES:
             raise ValueError(f"shape N={N}, K={K}: expected positive sizes and at most 8 GiB of weights")
     table = {row.key: row for row in dataflow.read_table(path)} if path.is_file() else {}
-    comment = f"fdpp dataflow table: medians of cold-cache runs, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    comment = (
+        f"fdpp dataflow table: medians of cold-cache runs, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
     total, done = len(shapes) * len(dtypes) * len(rows), 0
     for dtype_name in dtypes:
         dtype = getattr(torch, dtype_name)

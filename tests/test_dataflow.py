@@ -62,7 +62,12 @@ def test_rows_of_another_device_do_not_count(user_table):
 
 
 def test_every_implementation_gives_the_product(user_table):
-    rows = [row(M=1, impl="gemv", config=-1), row(M=4, config=0), row(M=8, config=-1), row(M=16, impl="aten", config=-1)]
+    rows = [
+        row(M=1, impl="gemv", config=-1),
+        row(M=4, config=0),
+        row(M=8, config=-1),
+        row(M=16, impl="aten", config=-1),
+    ]
     dataflow.write_table(user_table, rows, "")
     dataflow.install()
     weight = torch.randn(72, 48)

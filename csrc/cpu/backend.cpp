@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kSerialBytes = 16 << 10;  // less than this takes a thread less time than waking another
 constexpr int64_t kPieceBytes = 16 << 10;   // the least that a thread takes at a time
 constexpr int64_t kColumnMultiple = 48;     // of every tile width: 16 of GEMV and AMX, 2 and 3 of the flat GEMM
-constexpr int kMinSplitKeys = 4 * kAttentionTile;
+constexpr int kMinSplitKeys = kAttentionTile;
 
 Threads threads_for(int64_t bytes, const Threads& threads) {
   return {bytes < kSerialBytes ? 1 : threads.count, threads.run};

@@ -1,5 +1,10 @@
 // Host logic that Python wants, as plain C functions (fdpp/_core.py calls them through ctypes). No Python header is needed to
 // build, and one library serves every Python version. Nothing here throws; texts live until the thread's next call.
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -92,6 +97,20 @@ FDPP_API void fdpp_linear_choice(int64_t dtype, int64_t N, int64_t K, int64_t M,
 
 FDPP_API int fdpp_plan_splits(int64_t units, int64_t max_keys, int workers, int min_keys) {
   return plan_splits(units, max_keys, workers, min_keys);
+}
+
+// 1 when the system was asked to back the whole pages within [address, address + bytes) with huge ones. A hint: memory stays
+// as it is where the system has none.
+FDPP_API int fdpp_advise_huge_pages(void* address, int64_t bytes) {
+#if defined(__linux__)
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(address) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(bytes)) / page * page;
+  return end > begin && madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE) == 0;
+#else
+  (void)address, (void)bytes;
+  return 0;
+#endif
 }
 
 // Bytes per second; negative when the buffer cannot be had.
