@@ -234,8 +234,8 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return _fdpp.silu_mul.default(gate_up)
 
 
-# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors. One meta tensor among
-# real ones sends a call here too, so the devices are compared: nothing may come back that was never computed.
+# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors. One meta tensor
+# among real ones sends a call here too, so the devices are compared: nothing may come back that was never computed.
 
 
 def _same_device(op: str, **tensors: Tensor | None) -> None:

@@ -1,6 +1,7 @@
 // gemv and flat_gemm of every instruction set on ragged sizes, in buffers of exactly the size of the tensors.
 #include <algorithm>
 
+#include "amx_model.h"
 #include "check.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
@@ -60,10 +61,16 @@ void check_linear(const cpu::Kernels& kernels, DType dtype, Size size, int confi
   }
 }
 
+std::vector<const cpu::Kernels*> kernels_under_test() {
+  std::vector<const cpu::Kernels*> all = cpu::available_kernels();
+  all.push_back(&amx_model_kernels());
+  return all;
+}
+
 }  // namespace
 
 TEST(linear) {
-  for (const cpu::Kernels* kernels : cpu::available_kernels()) {
+  for (const cpu::Kernels* kernels : kernels_under_test()) {
     for (const DType dtype : kDTypes) {
       for (const Size size : kSizes) {
         for (int config = cpu::kGemv; config < kernels->flat_gemm_configs(dtype); ++config) {
@@ -76,7 +83,7 @@ TEST(linear) {
 }
 
 TEST(linear_on_several_threads) {
-  for (const cpu::Kernels* kernels : cpu::available_kernels()) {
+  for (const cpu::Kernels* kernels : kernels_under_test()) {
     for (int config = cpu::kGemv; config < kernels->flat_gemm_configs(DType::bf16); ++config) {
       check_linear(*kernels, DType::bf16, {3, 401, 130}, config, true, 3);
     }
