@@ -29,8 +29,10 @@ $(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
 	touch $@
 
+# The packaged model's 4-bit weights have float16 scales: float16 keeps what bfloat16 would round once more.
 demo: $(VENV)/.built
-	@$(BIN)/fdpp generate --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" --prompt "$(PROMPT)" $(DEMO_ARGS)
+	@$(BIN)/fdpp generate --prompt "$(PROMPT)" $(DEMO_ARGS) \
+	  --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" $(if $(MODEL),,--dtype float16)
 
 test: $(VENV)/.built $(VENV)/.test-dependencies
 	$(BIN)/python -m pytest $(TEST_ARGS)
