@@ -24,9 +24,10 @@ $(VENV)/.test-dependencies: $(VENV)/.dependencies
 	$(BIN)/python -m pip install -q $(PIP_ARGS) pytest ruff matplotlib -c constraints.txt
 	touch $@
 
-# Editable: the compiled library lands beside the sources, where the tests and benches find it.
+# Editable: the compiled library lands beside the sources, where the tests and benches find it. torch looks for ninja, which
+# compiles in parallel, on PATH.
 $(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
 	touch $@
 
 # The packaged model's 4-bit weights have float16 scales: float16 keeps what bfloat16 would round once more.

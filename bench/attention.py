@@ -87,7 +87,8 @@ def plot(rows: list[dict], title: str, path: Path) -> None:
         Hq, Hkv, D = HEADS[name]
         title_of_panel = f"{name}: {Hq} query, {Hkv} KV heads of {D}"
         axis.set(xscale="log", title=title_of_panel, xlabel="context (tokens)", ylim=(0, None))
-        axis.set_xticks(contexts, [str(context) for context in contexts])
+        ticks = sorted({row["context"] for row in mine})
+        axis.set_xticks(ticks, [str(context) for context in ticks])
         axis.minorticks_off()
     axes[0][0].set_ylabel("share of measured read bandwidth (%)")
     axes[0][0].legend()

@@ -166,11 +166,16 @@ def explain(N: int, K: int, M: int, dtype: str = "bfloat16") -> str:
             "by rule: no table has a row of this device for this shape at this M or above (`fdpp tune` writes one)"
         )
         return "\n".join(lines)
-    path, row = min(
-        ((path, row) for path, rows in tables().items() for row in rows
-         if row.key[:4] == (device, dtype, N, K) and row.M >= M),
-        key=lambda found: (found[1].M, found[0] != user_table()),
-    )  # fmt: skip
+    rows = [
+        (row.M, path != user_table(), path, row)
+        for path, table in tables().items()
+        for row in table
+        if row.key[:4] == (device, dtype, N, K) and row.M >= M
+    ]
+    if not rows:
+        lines.append("by a table that was installed and has changed or gone since")
+        return "\n".join(lines)
+    *_, path, row = min(rows, key=lambda found: found[:2])
     origin = "your table" if path == user_table() else "shipped table"
     lines.append(
         f"by {origin} {path.name}, measured at M={row.M}: {row.microseconds:.0f} us, {row.gbps:.1f} GB/s of weights, "

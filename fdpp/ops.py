@@ -4,7 +4,8 @@ Every function here is one operator with one schema; the device of the tensors c
 work under ``torch.compile(fullgraph=True)``: the fake kernels at the end of this file give shapes without data.
 float64 oracles with the same signatures stand in :mod:`fdpp.reference`.
 
-Wrong input raises ``RuntimeError`` with the tensor's name, what was expected and what came.
+Wrong input raises ``RuntimeError`` with the tensor's name, what was expected and what came. The operators are for
+inference and have no gradients: call them under ``torch.inference_mode()`` or ``torch.no_grad()``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def decode_attention(
 
     Splits share one reference value ``phi`` instead of exchanging their maxima (FlashDecoding++, section 3), so
     that partial results merge by plain addition. A guard watches every tile and moves the reference of the rows
-    that leave the safe range; the result is exact for every finite input.
+    that leave the safe range, whatever finite logits come; what the values must leave room for stands in
+    csrc/common/softmax_state.h (256 keys of magnitude 1e30 in float32). A value that is not finite can reach every new
+    token of its sequence that shares a tile with one that sees it.
 
     Args:
         q: ``[B, Sq, Hq, D]``, float32, bfloat16 or float16; ``Sq`` 1..16, ``D`` one of 64, 80, 96, 128, 192, 256. The

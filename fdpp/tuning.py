@@ -68,7 +68,7 @@ def tune(
     seconds: float = 0.5,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
-    """Measure the shapes on this machine, write the user's table, and use it from now on.
+    """Measure the shapes on this machine and write a table; the user's own is in use from now on.
 
     What the table already holds for this device is kept and not measured again, so an interrupted run goes on where
     it stopped: the file is replaced as a whole after each shape.

@@ -19,7 +19,7 @@ inline const char* name_of(DType dtype) {
   return "?";
 }
 
-inline int size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+FDPP_INLINE int size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
 struct bf16 {
   uint16_t bits;

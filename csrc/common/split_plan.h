@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/macros.h"
+
 namespace fdpp {
 
 constexpr int kMaxSplits = 128;
@@ -34,11 +36,11 @@ struct KeyRange {
   int64_t begin, end;
 };
 
-inline KeyRange split_range(int64_t first, int64_t last, int split, int num_splits, int tile) {
+FDPP_INLINE KeyRange split_range(int64_t first, int64_t last, int split, int num_splits, int tile) {
   const int64_t tiles = (last - first + tile - 1) / tile;
   const int64_t share = (tiles + num_splits - 1) / num_splits * tile;
-  const int64_t begin = std::min(last, first + split * share);
-  return {begin, std::min(last, begin + share)};
+  const int64_t begin = first + split * share < last ? first + split * share : last;
+  return {begin, begin + share < last ? begin + share : last};
 }
 
 }  // namespace fdpp

@@ -48,8 +48,10 @@ std::vector<const Kernels*> available_kernels() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  static const Kernels amx = amx_kernels();
-  if (avx512_bf16 && amx_permitted()) tables.push_back(&amx);
+  if (avx512_bf16 && amx_permitted()) {
+    static const Kernels amx = amx_kernels();  // its code is AVX-512 itself: only here may it run
+    tables.push_back(&amx);
+  }
   if (avx512_bf16) tables.push_back(&kAvx512Bf16Kernels);
   if (avx512) tables.push_back(&kAvx512Kernels);
   if (avx2) tables.push_back(&kAvx2Kernels);

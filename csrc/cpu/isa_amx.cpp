@@ -1,7 +1,9 @@
 // The kernels for x86-64 with AVX-512 BF16 and AMX bfloat16 tiles: as avx512_bf16, and a flat GEMM on tiles.
+#if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -47,3 +49,5 @@ Kernels amx_kernels() {
 }  // namespace fdpp::cpu
 
 FDPP_TARGET_END
+
+#endif

@@ -1,7 +1,9 @@
 // The kernels for x86-64 with AVX2, FMA and F16C (2013 and later).
+#if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -19,3 +21,5 @@ const Kernels kAvx2Kernels = IsaTable<Avx2>::kernels("avx2");
 }  // namespace fdpp::cpu
 
 FDPP_TARGET_END
+
+#endif

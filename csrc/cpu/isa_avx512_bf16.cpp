@@ -1,7 +1,9 @@
 // The kernels for x86-64 with AVX-512 and its bfloat16 dot products.
+#if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -19,3 +21,5 @@ const Kernels kAvx512Bf16Kernels = IsaTable<Avx512Bf16>::kernels("avx512_bf16");
 }  // namespace fdpp::cpu
 
 FDPP_TARGET_END
+
+#endif

@@ -77,6 +77,10 @@ AttentionParams attention_params(const Tensor& q, const Tensor& k_cache, const T
   if (rereference_count.has_value()) {
     Argument(kOp, "rereference_count", *rereference_count).same_device_as(query).dtype(ScalarType::Long)
         .shape("[Hq]", {p.query_heads}).contiguous();
+    Argument(kOp, "cache_seqlens", cache_seqlens).apart_from("rereference_count", *rereference_count);
+    if (block_table.has_value()) {
+      Argument(kOp, "block_table", *block_table).apart_from("rereference_count", *rereference_count);
+    }
     p.rereference_count = static_cast<int64_t*>(rereference_count->data_ptr());
   }
   *capacity = cache.capacity;

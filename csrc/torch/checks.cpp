@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 namespace fdpp {
 
@@ -118,6 +119,25 @@ const Argument& Argument::last_dim_contiguous() const {
 
 const Argument& Argument::contiguous() const {
   if (!tensor_.is_contiguous()) fail("be contiguous");
+  return *this;
+}
+
+// The bytes between the first and the last element, in whatever order they lie.
+static std::pair<const char*, const char*> extent(const Tensor& tensor) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  const char* data = static_cast<const char*>(tensor.data_ptr());
+  if (tensor.numel() == 0) return {data, data};
+  int64_t last = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) last += (sizes[d] - 1) * strides[d];
+  return {data, data + (last + 1) * static_cast<int64_t>(tensor.element_size())};
+}
+
+const Argument& Argument::apart_from(const char* written_name, const Tensor& written) const {
+  const auto [begin, end] = extent(tensor_);
+  const auto [written_begin, written_end] = extent(written);
+  if (begin < written_end && written_begin < end) {
+    fail(std::string("share no memory with ") + written_name + ", which is written");
+  }
   return *this;
 }
 

@@ -35,6 +35,8 @@ class Argument {
   const Argument& shape(const char* dims, std::initializer_list<int64_t> expected) const;
   const Argument& last_dim_contiguous() const;
   const Argument& contiguous() const;
+  // For what is read while `written` is written: an alias could change it after it was checked.
+  const Argument& apart_from(const char* written_name, const Tensor& written) const;
 
   [[noreturn]] void fail(const std::string& expected) const;
 

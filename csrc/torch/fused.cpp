@@ -107,7 +107,12 @@ Tensor rope_append_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const 
       .shape("[max_position, rot / 2]", {max_position, cos.size(1)}).contiguous();
   p.rotated_dim = static_cast<int>(2 * cos.size(1));
   Argument(kOp, "positions", positions).same_device_as(query).dtype(ScalarType::Int)
-      .shape("[B, Sq]", {p.batch, p.query_len}).last_dim_contiguous();
+      .shape("[B, Sq]", {p.batch, p.query_len}).last_dim_contiguous().apart_from("k_cache", k_cache)
+      .apart_from("v_cache", v_cache);
+  Argument(kOp, "v_cache", v_cache).apart_from("k_cache", k_cache);
+  if (block_table.has_value()) {
+    Argument(kOp, "block_table", *block_table).apart_from("k_cache", k_cache).apart_from("v_cache", v_cache);
+  }
   p.q = q.data_ptr();
   p.k = k.data_ptr();
   p.v = v.data_ptr();

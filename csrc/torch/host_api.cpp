@@ -62,7 +62,11 @@ FDPP_API const char* fdpp_cpu_features() {
 
 // Number of configurations of flat_gemm for a dtype (numbered as in common/dtype.h), -1 for an unknown one.
 FDPP_API int fdpp_flat_gemm_configs(int64_t dtype) {
-  return known(dtype) ? cpu::kernels().flat_gemm_configs(static_cast<DType>(dtype)) : -1;
+  try {
+    return known(dtype) ? cpu::kernels().flat_gemm_configs(static_cast<DType>(dtype)) : -1;
+  } catch (const std::exception&) {
+    return -1;
+  }
 }
 
 // Replaces the dataflow table. `rows` [count][6]: dtype, N, K, M, implementation, config, numbered as in common/. Returns
@@ -80,7 +84,7 @@ FDPP_API const char* fdpp_set_linear_table(const int64_t* rows, int64_t count) {
       const std::string problem = problem_of(parsed.back());
       if (!problem.empty()) return keep(problem);
     }
-    set_cpu_table(std::make_shared<const DataflowTable>(parsed));
+    set_cpu_table(std::make_unique<const DataflowTable>(parsed));
     return nullptr;
   } catch (const std::exception& error) {
     return keep(error.what());

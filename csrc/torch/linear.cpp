@@ -3,6 +3,9 @@
 
 #include <array>
 #include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
 
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
@@ -15,8 +18,8 @@ namespace {
 
 constexpr int64_t kMaxFlatRows = 64;
 
-std::atomic<std::shared_ptr<const DataflowTable>> cpu_table{
-    std::make_shared<const DataflowTable>(std::vector<DataflowTable::Row>{})};
+// Every call of linear reads the pointer, so tables that were replaced stay alive (they are few and small).
+std::atomic<const DataflowTable*> cpu_table{nullptr};
 
 // x as rows with a single stride, and the parameters that read it.
 struct Problem {
@@ -106,10 +109,18 @@ STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
 
 }  // namespace
 
-void set_cpu_table(std::shared_ptr<const DataflowTable> table) { cpu_table.store(std::move(table)); }
+void set_cpu_table(std::unique_ptr<const DataflowTable> table) {
+  static std::mutex mutex;
+  static std::vector<std::unique_ptr<const DataflowTable>> tables;
+  const std::lock_guard<std::mutex> lock(mutex);
+  tables.push_back(std::move(table));
+  cpu_table.store(tables.back().get(), std::memory_order_release);
+}
 
 Choice choose_cpu(DType dtype, int64_t N, int64_t K, int64_t M) {
-  return cpu_table.load()->choose(dtype, N, K, M, cpu_rule(dtype, M));
+  const DataflowTable* table = cpu_table.load(std::memory_order_acquire);
+  const Choice rule = cpu_rule(dtype, M);
+  return table == nullptr ? rule : table->choose(dtype, N, K, M, rule);
 }
 
 }  // namespace fdpp

@@ -7,7 +7,7 @@
 
 namespace fdpp {
 
-void set_cpu_table(std::shared_ptr<const DataflowTable> table);
+void set_cpu_table(std::unique_ptr<const DataflowTable> table);
 Choice choose_cpu(DType dtype, int64_t N, int64_t K, int64_t M);
 
 }  // namespace fdpp

@@ -133,14 +133,21 @@ def _sentence_piece(tokens: list[str], metadata: Mapping[str, Any]):
 
 def _merges_of_scores(tokens: list[str], scores: list[float], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     """SentencePiece joins the pair whose union scores highest; as merges, every split of a token, best token first."""
+    longest = max(map(len, tokens), default=0)
+    if longest > _MAX_TOKEN_LENGTH:  # every cut of every token is tried: the work is quadratic in the length
+        raise CheckpointError(f"tokens: expected at most {_MAX_TOKEN_LENGTH} characters each, got {longest}")
     merges: list[tuple[str, str]] = []
     for _, token in sorted(zip(scores, tokens, strict=True), key=lambda pair: -pair[0]):
         cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         splits = [(left, right) for left, right in cuts if left in vocabulary and right in vocabulary]
+        if len(merges) > _MAX_MERGES:
+            raise CheckpointError(f"tokens: expected at most {_MAX_MERGES} ways to split them, got more")
         merges += sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]]))
     return merges
 
 
+_MAX_TOKEN_LENGTH = 1024  # published vocabularies stay below 200
+_MAX_MERGES = 1 << 22
 _BUILDERS = {"gpt2": _byte_level, "llama": _sentence_piece}
 
 

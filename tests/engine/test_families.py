@@ -10,7 +10,7 @@ import torch
 
 from fdpp.engine import decoder
 from fdpp.engine.llm import LLM
-from tests.engine.helpers import forced_logits, reference_logits
+from tests.engine.helpers import assert_logits_close, forced_logits, reference_logits
 from tests.engine.models import VARIANTS, VOCAB
 
 LENGTHS = (70, 23, 41)
@@ -29,7 +29,7 @@ def test_logits_equal_those_of_transformers(checkpoints, variant, page):
     llm, sequences = LLM(path, dtype="float32"), random_sequences(1)
     ours = forced_logits(llm, sequences, PREFILL, page)
     for ids, count, logits in zip(sequences, PREFILL, ours, strict=True):
-        torch.testing.assert_close(logits, reference_logits(model, ids)[count - 1 :], rtol=1e-4, atol=1e-4)
+        assert_logits_close(logits, reference_logits(model, ids)[count - 1 :])
 
 
 @pytest.mark.parametrize("page", [None, 8])
@@ -39,7 +39,7 @@ def test_prefill_in_chunks_changes_nothing(checkpoints, variant, page, monkeypat
     ids = random_sequences(2)[0]
     monkeypatch.setattr(decoder, "PREFILL_CHUNK", 20)  # three chunks by SDPA, the last one by decode_attention
     (logits,) = forced_logits(LLM(path, dtype="float32"), [ids], [len(ids)], page)
-    torch.testing.assert_close(logits[0], reference_logits(model, ids)[-1], rtol=1e-4, atol=1e-4)
+    assert_logits_close(logits[0], reference_logits(model, ids)[-1])
 
 
 def test_the_older_spelling_of_rope_scaling(checkpoints, tmp_path):
@@ -51,7 +51,7 @@ def test_the_older_spelling_of_rope_scaling(checkpoints, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     ids = random_sequences(3)[0]
     (logits,) = forced_logits(LLM(tmp_path, dtype="float32"), [ids], [len(ids)], None)
-    torch.testing.assert_close(logits[0], reference_logits(model, ids)[-1], rtol=1e-4, atol=1e-4)
+    assert_logits_close(logits[0], reference_logits(model, ids)[-1])
 
 
 def test_shards(checkpoints, tmp_path):
@@ -60,7 +60,7 @@ def test_shards(checkpoints, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     ids = random_sequences(4)[0]
     (logits,) = forced_logits(LLM(tmp_path, dtype="float32"), [ids], [len(ids)], None)
-    torch.testing.assert_close(logits[0], reference_logits(model, ids)[-1], rtol=1e-4, atol=1e-4)
+    assert_logits_close(logits[0], reference_logits(model, ids)[-1])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

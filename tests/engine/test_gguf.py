@@ -10,7 +10,7 @@ import torch
 from fdpp.engine.llm import LLM
 from fdpp.errors import CheckpointError
 from tests.engine.gguf_writer import write_gguf
-from tests.engine.helpers import forced_logits, reference_logits
+from tests.engine.helpers import assert_logits_close, forced_logits, reference_logits
 from tests.engine.models import VOCAB, tiny_model
 
 Kind = gguf.GGMLQuantizationType
@@ -19,7 +19,7 @@ IDS = torch.randint(3, VOCAB, (50,), generator=torch.Generator().manual_seed(7))
 
 def check(path, model):
     (logits,) = forced_logits(LLM(path, dtype="float32"), [IDS], [30], None)
-    torch.testing.assert_close(logits, reference_logits(model, IDS)[29:], rtol=1e-4, atol=1e-4)
+    assert_logits_close(logits, reference_logits(model, IDS)[29:])
 
 
 @pytest.mark.parametrize(
