@@ -6,8 +6,10 @@ import pytest
 import tokenizers
 import transformers
 
+from fdpp.engine import gguf_tokenizer
 from fdpp.engine.gguf_tokenizer import end_of_text_ids, load_gguf_tokenizer
 from fdpp.engine.tokenizer import Tokenizer
+from fdpp.errors import CheckpointError
 from tests.engine.models import CHAT_TEMPLATE, tiny_gguf_tokenizer, tiny_tokenizer
 
 TEXTS = [
@@ -135,3 +137,10 @@ def test_an_empty_template_is_none():
         Tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend)).encode_chat(
             [{"role": "user", "content": "a"}]
         )
+
+
+@pytest.mark.parametrize("tokens", [["a" * 2_000_000], ["a" * k for k in range(1, 5000)]])
+def test_a_sentence_piece_vocabulary_of_absurd_tokens_is_refused_at_once(tokens):
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    with pytest.raises(CheckpointError, match="at most 1024 characters"):
+        gguf_tokenizer._merges_of_scores(tokens, [0.0] * len(tokens), vocabulary)

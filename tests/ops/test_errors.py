@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from fdpp import ops
+
 from .valid import CALLS, call_op, valid_arguments
 
 
@@ -231,3 +233,21 @@ def test_unknown_floating_dtypes(backend, ops, call):
     for dtype in (torch.float64, torch.float8_e4m3fn, torch.int32):
         with pytest.raises(RuntimeError, match=r"(?i)double|float64|float8|int"):
             call_op(ops, call, valid_arguments(call, backend.device, dtype))
+
+
+def test_what_is_read_may_not_alias_what_is_written():
+    """A position, length or page that changes after its check would send a kernel out of bounds."""
+    k_cache, v_cache = torch.zeros(1, 64, 1, 64), torch.zeros(1, 64, 1, 64)
+    q = torch.full((1, 2, 1, 64), 3.0)
+    cos, sin, positions = torch.ones(64, 32), torch.zeros(64, 32), torch.zeros(1, 2, dtype=torch.int32)
+    aliased = k_cache.view(torch.int32).view(-1)[:2].view(1, 2)
+    with pytest.raises(RuntimeError, match="positions must share no memory with k_cache"):
+        ops.rope_append(q, q, q, cos, sin, aliased, k_cache, v_cache)
+    with pytest.raises(RuntimeError, match="v_cache must share no memory with k_cache"):
+        ops.rope_append(q, q, q, cos, sin, positions, k_cache, k_cache)
+    table = v_cache.view(torch.int32).view(-1)[:1].view(1, 1)
+    with pytest.raises(RuntimeError, match="block_table must share no memory with v_cache"):
+        ops.rope_append(q, q, q, cos, sin, positions, k_cache, v_cache, table)
+    count = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="cache_seqlens must share no memory with rereference_count"):
+        ops.decode_attention(q, k_cache, v_cache, count.view(torch.int32)[:1], rereference_count=count)
