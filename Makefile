@@ -32,8 +32,8 @@ $(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
 
 # The packaged model's 4-bit weights have float16 scales: float16 keeps what bfloat16 would round once more.
 demo: $(VENV)/.built
-	@$(BIN)/fdpp generate --prompt "$(PROMPT)" $(DEMO_ARGS) \
-	  --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" $(if $(MODEL),,--dtype float16)
+	@$(BIN)/fdpp generate --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" \
+	  $(if $(MODEL),,--dtype float16) --prompt "$(PROMPT)" $(DEMO_ARGS)
 
 test: $(VENV)/.built $(VENV)/.test-dependencies
 	$(BIN)/python -m pytest $(TEST_ARGS)

@@ -14,7 +14,7 @@ from setuptools import setup
 KNOWN_BACKENDS = ("cpu",)
 
 
-def backends() -> list[str]:
+def check_backends() -> None:
     wanted = [name.strip() for name in os.environ.get("FDPP_BACKENDS", "cpu").split(",") if name.strip()]
     unknown = [name for name in wanted if name not in KNOWN_BACKENDS]
     if unknown:
@@ -23,7 +23,6 @@ def backends() -> list[str]:
         )
     if not wanted:
         sys.exit("FDPP_BACKENDS names no backend")
-    return wanted
 
 
 def extensions():
@@ -34,7 +33,7 @@ def extensions():
             "fdpp compiles against the torch that you run, and this Python has none. Install torch (2.11 or newer), "
             "then `pip install --no-build-isolation .`"
         )
-    backends()
+    check_backends()
     sources = sorted(
         os.path.relpath(path) for folder in ("common", "cpu", "torch") for path in glob(f"csrc/{folder}/*.cpp")
     )

@@ -25,7 +25,7 @@ Choice DataflowTable::choose(DType dtype, int64_t N, int64_t K, int64_t M, Choic
 Choice cpu_rule(DType dtype, int64_t M) {
   const int64_t last_flat = dtype == DType::bf16 ? 24 : 64;
   if (M <= 1) return {Impl::gemv, -1, false};
-  if (M <= last_flat) return {Impl::flat_gemm, 0, false};
+  if (M <= last_flat) return {Impl::flat_gemm, -1, false};
   return {Impl::aten, -1, false};
 }
 

@@ -24,7 +24,7 @@ inline const char* name_of(Impl impl) {
 
 struct Choice {
   Impl impl;
-  int config;    // of flat_gemm; -1 elsewhere
+  int config;    // of flat_gemm, -1 for its default; -1 elsewhere
   bool measured;  // from a table row; false: from the rule for unknown shapes
 };
 

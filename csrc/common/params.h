@@ -47,6 +47,8 @@ struct AttentionParams {
   float* partial;  // [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes
 };
 
+constexpr int64_t kMaxFlatRows = 64;  // the largest M of the flat GEMM
+
 struct LinearParams {
   DType dtype;
   int64_t M, N, K;

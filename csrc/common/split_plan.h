@@ -1,5 +1,5 @@
-// How many splits the KV axis gets: a pure function of capacity and machine, never of the current sequence lengths on the
-// device, so that a plan stays valid in a captured graph.
+// How many splits the KV axis gets: a pure function of the keys and the machine. A device plans from the capacity, never from
+// lengths that it holds, so that a plan stays valid in a captured graph; the CPU plans from the longest sequence.
 #pragma once
 
 #include <algorithm>

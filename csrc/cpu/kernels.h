@@ -12,7 +12,6 @@ struct FlatGemmConfig {
 
 constexpr FlatGemmConfig kFlatGemmConfigs[] = {{8, 2}, {8, 3}};
 constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmConfigs) / sizeof(kFlatGemmConfigs[0]);
-constexpr int kMaxColumns = 3;
 constexpr int kGemv = -1;
 constexpr int kAttentionTile = 64;  // keys per tile
 

@@ -80,6 +80,7 @@ struct LinearKernels {
   }
 
  private:
+  static constexpr int kMaxTileRows = 8;
   static constexpr int64_t kXBytes = 24 << 10;    // of x that a block of K keeps in the L1 cache
   static constexpr int64_t kSumFloats = 8 << 10;  // partial sums that wait for the next block of K
 
@@ -179,7 +180,7 @@ struct LinearKernels {
     tile<1, NR, false>(p, {x, weight_at(p, n, 0), p.weight_stride, p.K, nullptr, nullptr, true, true}, m, n);
   }
 
-  template <int NR, int MR = 8>
+  template <int NR, int MR = kMaxTileRows>
   FDPP_INLINE static void tile_of(int rows, const LinearParams& p, const TileTask& task, int64_t m, int64_t n) {
     if constexpr (MR > 0) {
       if (rows == MR) return task.next != nullptr ? tile<MR, NR, true>(p, task, m, n) : tile<MR, NR, false>(p, task, m, n);
@@ -191,6 +192,7 @@ struct LinearKernels {
   template <int Config>
   static void flat_gemm_with(const LinearParams& p, int64_t begin, int64_t end) {
     constexpr int NR = kFlatGemmConfigs[Config].columns;
+    static_assert(kFlatGemmConfigs[Config].rows <= kMaxTileRows);
     const int64_t fit = kSumFloats / (p.M * V::width) / NR * NR;
     const int64_t panel = fit > NR ? fit : NR;
     const int64_t whole = begin + (end - begin) / NR * NR;
@@ -202,7 +204,7 @@ struct LinearKernels {
 
   template <int NR>
   static void panel_of(const LinearParams& p, int config, int64_t begin, int64_t end) {
-    alignas(64) float sums[kSumFloats + 64 * kMaxColumns * V::width];
+    alignas(64) float sums[kSumFloats + kMaxFlatRows * NR * V::width];
     const Blocks rows = row_blocks(p, config), depth = depth_blocks(p, config);
     for (int64_t kb = 0; kb < depth.count; ++kb) {
       const int64_t k = depth.begin(kb), length = depth.begin(kb + 1) - k;

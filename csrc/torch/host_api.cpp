@@ -38,7 +38,9 @@ std::string problem_of(const DataflowTable::Row& row) {
     return std::string("config of ") + name_of(row.impl) + " must be -1 or below " + std::to_string(configs) +
            "; got " + std::to_string(row.config);
   }
-  if (row.impl == Impl::flat_gemm && row.M > 64) return "flat_gemm serves M up to 64; got " + std::to_string(row.M);
+  if (row.impl == Impl::flat_gemm && row.M > kMaxFlatRows) {
+    return "flat_gemm serves M up to " + std::to_string(kMaxFlatRows) + "; got " + std::to_string(row.M);
+  }
   return "";
 }
 

@@ -16,8 +16,6 @@ namespace fdpp {
 
 namespace {
 
-constexpr int64_t kMaxFlatRows = 64;
-
 // Every call of linear reads the pointer, so tables that were replaced stay alive (they are few and small).
 std::atomic<const DataflowTable*> cpu_table{nullptr};
 
@@ -83,7 +81,7 @@ Tensor gemv_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bia
 Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config) {
   Problem problem = problem_of("flat_gemm", x, weight, bias);
   if (problem.params.M > kMaxFlatRows) {
-    fail("flat_gemm", "x must have at most 64 rows; got " + std::to_string(problem.params.M));
+    fail("flat_gemm", "x must have at most " + std::to_string(kMaxFlatRows) + " rows; got " + std::to_string(problem.params.M));
   }
   const int configs = cpu::kernels().flat_gemm_configs(problem.params.dtype);
   if (config < -1 || config >= configs) {
