@@ -6,7 +6,9 @@ PIP_ARGS ?=
 PROMPT ?= What is the capital of France?
 DEMO_ARGS ?=
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) setup.py pyproject.toml
+# What the tests want built; `make test TEST_BACKENDS=cpu,cuda,simt` where there is a GPU.
+TEST_BACKENDS ?= cpu,simt
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
 .PHONY: help demo test lint format sanitize bench clean
 
@@ -35,7 +37,12 @@ demo: $(VENV)/.built
 	@$(BIN)/fdpp generate --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" \
 	  $(if $(MODEL),,--dtype float16) --prompt "$(PROMPT)" $(DEMO_ARGS)
 
-test: $(VENV)/.built $(VENV)/.test-dependencies
+$(VENV)/.built-for-tests: $(VENV)/.dependencies $(SOURCES)
+	FDPP_BACKENDS=$(TEST_BACKENDS) PATH="$(abspath $(BIN)):$$PATH" \
+	  $(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
+	touch $@ $(VENV)/.built
+
+test: $(VENV)/.built-for-tests $(VENV)/.test-dependencies
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: $(VENV)/.test-dependencies
@@ -56,4 +63,4 @@ bench: $(VENV)/.built $(VENV)/.test-dependencies
 	$(BIN)/python bench/decode.py
 
 clean:
-	rm -rf build dist *.egg-info $(VENV)/.built fdpp/*.so
+	rm -rf build dist *.egg-info $(VENV)/.built $(VENV)/.built-for-tests fdpp/*.so

@@ -16,6 +16,7 @@ def collect() -> dict[str, dict[str, object]]:
         "versions": _versions(),
         "processor": _attempt(_processor),
         "build": _attempt(_build),
+        "libraries": _attempt(_libraries),
         "dataflow tables": _attempt(_tables),
     }
 
@@ -70,6 +71,13 @@ def _build() -> dict[str, object]:
     from fdpp import native
 
     return dict(native.load().build_info())
+
+
+def _libraries() -> dict[str, object]:
+    from fdpp import native
+
+    problem = native.load_gpu()
+    return native.libraries() | ({"problem": problem} if problem else {})
 
 
 def _tables() -> dict[str, object]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fdpp import dataflow, native
 
 native.load()
+native.load_gpu()
 dataflow.install()
 _fdpp = torch.ops.fdpp
 
@@ -44,12 +45,16 @@ def decode_attention(
     csrc/common/softmax_state.h (256 keys of magnitude 1e30 in float32). A value that is not finite can reach every new
     token of its sequence that shares a tile with one that sees it.
 
+    Runs on the CPU and, where their library was built, on NVIDIA (CUDA) and AMD (HIP) GPUs. There lengths and pages
+    stay on the device and are not checked, and nothing waits for it, so that a call can be captured in a graph.
+
     Args:
-        q: ``[B, Sq, Hq, D]``, float32, bfloat16 or float16; ``Sq`` 1..16, ``D`` one of 64, 80, 96, 128, 192, 256. The
-            last dimension is contiguous, the outer strides are free. Query ``i`` of a sequence stands at position
-            ``cache_seqlens - Sq + i``.
+        q: ``[B, Sq, Hq, D]``, float32 (CPU), bfloat16 or float16; ``Sq`` 1..16, ``D`` one of 64, 80, 96, 128, 192, 256.
+            The last dimension is contiguous, the outer strides are free; on a GPU the data and each outer stride are
+            multiples of 16 bytes. Query ``i`` of a sequence stands at position ``cache_seqlens - Sq + i``.
         k_cache: ``[B, S, Hkv, D]`` (contiguous cache) or, with ``block_table``, ``[blocks, page, Hkv, D]`` (paged
-            cache), dtype of ``q``; ``Hq`` is a multiple of ``Hkv``. Same stride rule as ``q``.
+            cache; on a GPU the page is a multiple of 8), dtype of ``q``; ``Hq`` is a multiple of ``Hkv``. Same stride
+            rule as ``q``.
         v_cache: as ``k_cache``.
         cache_seqlens: int32 ``[B]``, tokens in the cache of each sequence, the ``Sq`` new ones included. What lies
             beyond in the cache is never read. 0 gives zeros.

@@ -33,6 +33,14 @@ def test_torch_is_included_in_csrc_torch_only():
     assert not wrong
 
 
+def test_bindings_share_what_is_shared():
+    """Each library's bindings stand alone: they include those of csrc/torch/shared and their own, and no other's."""
+    for folder in (path for path in (CSRC / "torch").iterdir() if path.is_dir()):
+        for path in folder.iterdir():
+            used = set(re.findall(r'#\s*include\s*"torch/(\w+)/', _text(path)))
+            assert used <= {"shared", folder.name}, path
+
+
 def test_csrc_common_knows_no_vendor():
     common = [path for path in SOURCES if path.relative_to(CSRC).parts[0] == "common"]
     assert common

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "common/macros.h"
 
@@ -29,17 +28,10 @@ struct f16 {
   uint16_t bits;
 };
 
-FDPP_INLINE float bits_to_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+// Builtins: std::bit_cast is no device function.
+FDPP_INLINE float bits_to_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
-FDPP_INLINE uint32_t float_to_bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
+FDPP_INLINE uint32_t float_to_bits(float value) { return __builtin_bit_cast(uint32_t, value); }
 
 FDPP_INLINE float to_float(float x) { return x; }
 

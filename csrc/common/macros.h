@@ -1,6 +1,16 @@
-// Qualifiers of small functions that several compilations of the same header share.
+// Qualifiers of functions that several compilations of the same header share.
 #pragma once
+
+// What a device compiler wants in front of a function; the backend's first header defines it.
+#ifndef FDPP_DEVICE
+#define FDPP_DEVICE
+#endif
+
+// In front of a loop that keeps its arrays in registers only when it is unrolled; likewise.
+#ifndef FDPP_UNROLL
+#define FDPP_UNROLL
+#endif
 
 // Always inlined: the same header is compiled for several instruction sets, and an out-of-line copy of one of them must
 // never be picked by the linker for another.
-#define FDPP_INLINE inline __attribute__((always_inline))
+#define FDPP_INLINE FDPP_DEVICE inline __attribute__((always_inline))

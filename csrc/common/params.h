@@ -44,7 +44,9 @@ struct AttentionParams {
   int num_splits;
   void* out;                    // [B, Sq, Hq, D], contiguous
   int64_t* rereference_count;   // [Hq] or null
-  float* partial;  // [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes
+  float* partial;  // CPU: [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes; GPU: attention_block.h
+  int64_t capacity;   // slots per sequence
+  int32_t* arrivals;  // GPU: attention_block.h
 };
 
 constexpr int64_t kMaxFlatRows = 64;  // the largest M of the flat GEMM

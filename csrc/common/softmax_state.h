@@ -29,6 +29,17 @@ struct WideGuard {
   static constexpr float kHigh = 20.0f;
 };
 
+// Probabilities that feed a matrix unit as float16 end at 65504 and lose bits below 2^-14.
+struct NarrowGuard {
+  static constexpr float kLow = -6.0f;
+  static constexpr float kHigh = 14.0f;
+};
+
+// 2^x of the C library, unless a backend brings its own.
+struct LibraryMath {
+  FDPP_INLINE static float exp2(float x) { return exp2f(x); }
+};
+
 // A row's reference and what the guard decided for a tile.
 struct Rereference {
   float reference;  // r to use for the tile
@@ -37,13 +48,13 @@ struct Rereference {
 };
 
 // `empty`: the row has seen no unmasked key yet. A tile maximum of -infinity (all masked) moves nothing.
-template <typename Guard>
+template <typename Guard, typename Math = LibraryMath>
 FDPP_INLINE Rereference guard(float reference, bool empty, float tile_max) {
   if (empty) {
     const bool outside = (tile_max < Guard::kLow && tile_max > -INFINITY) || tile_max > Guard::kHigh;
     return {outside ? tile_max : 0.0f, 1.0f, outside};
   }
-  if (tile_max > reference + Guard::kHigh) return {tile_max, exp2f(reference - tile_max), true};
+  if (tile_max > reference + Guard::kHigh) return {tile_max, Math::exp2(reference - tile_max), true};
   return {reference, 1.0f, false};
 }
 
@@ -59,7 +70,10 @@ struct MergeReference {
     any = true;
   }
 
-  FDPP_INLINE float weight(float reference) const { return reference == r_max ? 1.0f : exp2f(reference - r_max); }
+  template <typename Math = LibraryMath>
+  FDPP_INLINE float weight(float reference) const {
+    return reference == r_max ? 1.0f : Math::exp2(reference - r_max);
+  }
 };
 
 // A sink is one more logit in the denominator, without a value: a state with o = 0.
@@ -68,10 +82,10 @@ struct SinkState {
   float l;
 };
 
-template <typename Guard>
+template <typename Guard, typename Math = LibraryMath>
 FDPP_INLINE SinkState sink_state(float sink, float phi) {
   const float t = (sink - phi) * kLog2e;
-  if (t >= Guard::kLow && t <= Guard::kHigh) return {0.0f, exp2f(t)};
+  if (t >= Guard::kLow && t <= Guard::kHigh) return {0.0f, Math::exp2(t)};
   return t > -INFINITY ? SinkState{t, 1.0f} : SinkState{0.0f, 0.0f};
 }
 

@@ -31,16 +31,27 @@ inline int plan_splits(int64_t units, int64_t max_keys, int workers, int min_key
   return 1;
 }
 
-// The keys [begin, end) of one split of a sequence of `keys` keys: equal shares, whole multiples of `tile`.
+// The keys [begin, end) of one split of the keys [first, last): equal shares, whole multiples of `tile`. They depend on
+// nothing but the sequence and num_splits, so that a given num_splits makes a result independent of the batch around it.
 struct KeyRange {
-  int64_t begin, end;
+  int begin, end;
 };
 
-FDPP_INLINE KeyRange split_range(int64_t first, int64_t last, int split, int num_splits, int tile) {
-  const int64_t tiles = (last - first + tile - 1) / tile;
-  const int64_t share = (tiles + num_splits - 1) / num_splits * tile;
-  const int64_t begin = first + split * share < last ? first + split * share : last;
-  return {begin, begin + share < last ? begin + share : last};
+FDPP_INLINE int split_share(int keys, int num_splits, int tile) {
+  const int tiles = keys / tile + (keys % tile != 0);
+  return (tiles + num_splits - 1) / num_splits * tile;
+}
+
+FDPP_INLINE KeyRange split_range(int first, int last, int split, int num_splits, int tile) {
+  const int share = split_share(last - first, num_splits, tile);
+  const int64_t begin = first + int64_t{split} * share, end = begin + share;
+  return {static_cast<int>(begin < last ? begin : last), static_cast<int>(end < last ? end : last)};
+}
+
+// Splits that have keys.
+FDPP_INLINE int nonempty_splits(int keys, int num_splits, int tile) {
+  const int share = split_share(keys, num_splits, tile);
+  return share == 0 ? 0 : (keys - 1) / share + 1;
 }
 
 }  // namespace fdpp

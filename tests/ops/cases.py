@@ -31,11 +31,14 @@ class AttentionCase:
     def expected(self) -> Tensor:
         return oracle(reference.decode_attention, *self.inputs.values(), **self.options)
 
-    def run(self, ops, device: str = "cpu", rng: random.Random | None = None) -> Tensor:
-        """The result of the op; with ``rng``, on views of q, k and v whose outer strides and offsets it draws."""
+    def run(self, ops, device: str = "cpu", rng: random.Random | None = None, alignment: int = 1) -> Tensor:
+        """The result of the op; with ``rng``, on views of q, k and v whose outer strides and offsets it draws.
+
+        Strides and offsets are multiples of ``alignment`` elements.
+        """
         inputs = {name: on_device(x, device) for name, x in self.inputs.items()}
         if rng is not None:
-            inputs |= {name: strided(inputs[name], rng) for name in ("q", "k_cache", "v_cache")}
+            inputs |= {name: strided(inputs[name], rng, alignment) for name in ("q", "k_cache", "v_cache")}
         options = {name: on_device(x, device) for name, x in self.options.items()}
         return ops.decode_attention(*inputs.values(), **options)
 
@@ -128,10 +131,14 @@ def cache_layout(
     return (num_blocks, page_size), block_table, used
 
 
-def strided(x: Tensor, rng: random.Random) -> Tensor:
-    """``x`` as a view into a larger tensor of NaN: outer dimensions in any order, any offset, last one contiguous."""
+def strided(x: Tensor, rng: random.Random, alignment: int = 1) -> Tensor:
+    """``x`` as a view into a larger tensor of NaN: outer dimensions in any order, any offset, last one contiguous.
+
+    The last dimension is padded by multiples of ``alignment``.
+    """
     order = [*rng.sample(range(x.dim() - 1), x.dim() - 1), x.dim() - 1]
-    before, after = ([rng.choice([0, 0, 1, 2]) for _ in order] for _ in range(2))
+    units = [1] * (x.dim() - 1) + [alignment]
+    before, after = ([unit * rng.choice([0, 0, 1, 2]) for unit in units] for _ in range(2))
     padded = [x.shape[d] + before[d] + after[d] for d in order]
     storage = torch.full(padded, float("nan"), dtype=x.dtype, device=x.device)
     view = storage.permute([order.index(d) for d in range(x.dim())])

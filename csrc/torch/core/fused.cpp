@@ -3,9 +3,9 @@
 
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
-#include "torch/cache_checks.h"
-#include "torch/checks.h"
-#include "torch/cpu_threads.h"
+#include "torch/shared/cache_checks.h"
+#include "torch/shared/checks.h"
+#include "torch/core/cpu_threads.h"
 
 namespace fdpp {
 

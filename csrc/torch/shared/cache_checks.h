@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/params.h"
-#include "torch/checks.h"
+#include "torch/shared/checks.h"
 
 namespace fdpp {
 

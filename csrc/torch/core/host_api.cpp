@@ -13,8 +13,8 @@
 #include "common/split_plan.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
-#include "torch/cpu_threads.h"
-#include "torch/linear.h"
+#include "torch/core/cpu_threads.h"
+#include "torch/core/linear.h"
 
 #define FDPP_API extern "C" __attribute__((visibility("default")))
 

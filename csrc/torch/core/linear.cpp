@@ -1,5 +1,5 @@
 // gemv, flat_gemm and linear: tensors -> LinearParams -> a backend, or torch's own linear.
-#include "torch/linear.h"
+#include "torch/core/linear.h"
 
 #include <array>
 #include <atomic>
@@ -9,8 +9,8 @@
 
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
-#include "torch/checks.h"
-#include "torch/cpu_threads.h"
+#include "torch/shared/checks.h"
+#include "torch/core/cpu_threads.h"
 
 namespace fdpp {
 
@@ -70,7 +70,7 @@ Tensor run_cpu(const char* op, Impl impl, int config, const Tensor& x, Problem p
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(x), torch::stable::detail::from(weight),
                                     torch::stable::detail::from(bias)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 

@@ -1,4 +1,4 @@
-#include "torch/cache_checks.h"
+#include "torch/shared/cache_checks.h"
 
 namespace fdpp {
 

@@ -1,4 +1,4 @@
-#include "torch/checks.h"
+#include "torch/shared/checks.h"
 
 #include <limits>
 #include <stdexcept>
@@ -36,19 +36,24 @@ bool same_device(const Tensor& a, const Tensor& b) {
   return a.is_cpu() == b.is_cpu() && a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
 }
 
-Tensor empty_of(const Tensor& like, const int64_t* sizes, int64_t dims) {
+int32_t dtype_of(const Tensor& tensor) {
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  return dtype;
+}
+
+Tensor empty_of(const Tensor& like, int32_t dtype, const int64_t* sizes, int64_t dims) {
   int64_t strides[16];
   int64_t stride = 1;
   for (int64_t d = dims - 1; d >= 0; --d) {
     strides[d] = stride;
     stride *= sizes[d] > 1 ? sizes[d] : 1;
   }
-  int32_t dtype, device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
@@ -117,6 +122,19 @@ const Argument& Argument::last_dim_contiguous() const {
   return *this;
 }
 
+const Argument& Argument::aligned() const {
+  constexpr int64_t kBytes = 16;
+  if (reinterpret_cast<uintptr_t>(tensor_.data_ptr()) % kBytes != 0) fail("begin at a multiple of 16 bytes");
+  const int64_t bytes = static_cast<int64_t>(tensor_.element_size());
+  for (int64_t d = 0; d + 1 < tensor_.dim(); ++d) {
+    if (tensor_.size(d) > 1 && tensor_.stride(d) * bytes % kBytes != 0) {
+      fail("have outer strides that are multiples of " + std::to_string(kBytes / bytes) +
+           " elements (16 bytes); stride(" + std::to_string(d) + ") is " + std::to_string(tensor_.stride(d)));
+    }
+  }
+  return *this;
+}
+
 const Argument& Argument::contiguous() const {
   if (!tensor_.is_contiguous()) fail("be contiguous");
   return *this;
@@ -149,8 +167,12 @@ int checked_int(const char* op, const char* name, int64_t value) {
 }
 
 Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  return empty_of(like, sizes.begin(), static_cast<int64_t>(sizes.size()));
+  return empty_of(like, dtype_of(like), sizes.begin(), static_cast<int64_t>(sizes.size()));
 }
+
+Tensor empty_floats(const Tensor& like, int64_t count) { return empty_of(like, aoti_torch_dtype_float32(), &count, 1); }
+
+Tensor empty_ints(const Tensor& like, int64_t count) { return empty_of(like, aoti_torch_dtype_int32(), &count, 1); }
 
 Tensor empty_with_last(const Tensor& like, int64_t last) {
   const auto sizes = like.sizes();
@@ -158,7 +180,7 @@ Tensor empty_with_last(const Tensor& like, int64_t last) {
   int64_t changed[16];
   for (size_t d = 0; d < sizes.size(); ++d) changed[d] = sizes[d];
   changed[sizes.size() - 1] = last;
-  return empty_of(like, changed, static_cast<int64_t>(sizes.size()));
+  return empty_of(like, dtype_of(like), changed, static_cast<int64_t>(sizes.size()));
 }
 
 Rows rows_of(const Tensor& tensor) {

@@ -1,19 +1,15 @@
-// decode_attention: tensors -> AttentionParams -> a backend.
-#include <algorithm>
+#include "torch/shared/attention_arguments.h"
+
 #include <cmath>
 
 #include "common/split_plan.h"
-#include "cpu/backend.h"
-#include "cpu/cpu_features.h"
-#include "torch/cache_checks.h"
-#include "torch/checks.h"
-#include "torch/cpu_threads.h"
+#include "torch/shared/cache_checks.h"
 
 namespace fdpp {
 
 namespace {
 
-constexpr const char* kOp = "decode_attention";
+constexpr const char* kOp = kDecodeAttention;
 
 const float* per_head(const char* name, const OptionalTensor& tensor, const Argument& q, int64_t heads) {
   if (!tensor.has_value()) return nullptr;
@@ -21,12 +17,11 @@ const float* per_head(const char* name, const OptionalTensor& tensor, const Argu
   return static_cast<const float*>(tensor->data_ptr());
 }
 
-// Everything but the output, the scratch and the number of splits.
-AttentionParams attention_params(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                                 const Tensor& cache_seqlens, const OptionalTensor& block_table,
-                                 std::optional<double> softmax_scale, const OptionalTensor& phi, int64_t window,
-                                 double softcap, const OptionalTensor& alibi_slopes, const OptionalTensor& sinks,
-                                 int64_t num_splits, const OptionalTensor& rereference_count, int64_t* capacity) {
+}  // namespace
+
+AttentionParams attention_params(const AttentionArguments& arguments) {
+  const auto& [q, k_cache, v_cache, cache_seqlens, block_table, softmax_scale, phi, window, softcap, alibi_slopes, sinks,
+               num_splits, rereference_count] = arguments;
   const Argument query(kOp, "q", q);
   AttentionParams p{};
   p.dtype = query.floating();
@@ -83,42 +78,8 @@ AttentionParams attention_params(const Tensor& q, const Tensor& k_cache, const T
     }
     p.rereference_count = static_cast<int64_t*>(rereference_count->data_ptr());
   }
-  *capacity = cache.capacity;
+  p.capacity = cache.capacity;
   return p;
 }
-
-Tensor decode_attention_cpu(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
-                            const OptionalTensor& block_table, std::optional<double> softmax_scale,
-                            const OptionalTensor& phi, int64_t window, double softcap,
-                            const OptionalTensor& alibi_slopes, const OptionalTensor& sinks, int64_t num_splits,
-                            const OptionalTensor& rereference_count) {
-  int64_t capacity;
-  AttentionParams p = attention_params(q, k_cache, v_cache, cache_seqlens, block_table, softmax_scale, phi, window,
-                                       softcap, alibi_slopes, sinks, num_splits, rereference_count, &capacity);
-  int64_t longest = 0;
-  for (int b = 0; b < p.batch; ++b) {
-    const int64_t length = p.cache_seqlens[b];
-    if (length < 0 || length > capacity) {
-      fail(kOp, "cache_seqlens[" + std::to_string(b) + "] must be between 0 and the cache's capacity " +
-                    std::to_string(capacity) + "; got " + std::to_string(length));
-    }
-    check_pages(kOp, p.layout, b, length);
-    longest = std::max(longest, length);
-  }
-  const Tensor out = empty_like_device(q, {p.batch, p.query_len, p.query_heads, p.head_dim});
-  p.out = out.data_ptr();
-  const cpu::Threads threads = torch_threads();
-  if (p.num_splits == 0) p.num_splits = cpu::plan_attention_splits(p, longest, threads);
-  const int64_t rows = int64_t{p.batch} * p.query_heads * p.query_len;
-  const Scratch partial =
-      scratch(kOp, rows * p.num_splits * attention_row_floats(p.head_dim) * static_cast<int64_t>(sizeof(float)));
-  p.partial = static_cast<float*>(partial.get());
-  cpu::decode_attention(cpu::kernels(), p, threads);
-  return out;
-}
-
-STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) { m.impl("decode_attention", TORCH_BOX(&decode_attention_cpu)); }
-
-}  // namespace
 
 }  // namespace fdpp

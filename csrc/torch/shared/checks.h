@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdlib>
 #include <initializer_list>
@@ -35,6 +36,8 @@ class Argument {
   const Argument& shape(const char* dims, std::initializer_list<int64_t> expected) const;
   const Argument& last_dim_contiguous() const;
   const Argument& contiguous() const;
+  // Its data and every row of the last dimension begin at a multiple of 16 bytes, for loads of that size.
+  const Argument& aligned() const;
   // For what is read while `written` is written: an alias could change it after it was checked.
   const Argument& apart_from(const char* written_name, const Tensor& written) const;
 
@@ -55,6 +58,8 @@ std::string describe(const Tensor& tensor);
 int checked_int(const char* op, const char* name, int64_t value);
 
 Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> sizes);
+Tensor empty_floats(const Tensor& like, int64_t count);  // float32 and int32 scratch on the device of `like`
+Tensor empty_ints(const Tensor& like, int64_t count);
 Tensor empty_with_last(const Tensor& like, int64_t last);  // sizes of `like`, another last one; contiguous
 
 // Rows of a tensor whose last dimension is contiguous: row i begins at (i / inner) * outer_stride + (i % inner) *

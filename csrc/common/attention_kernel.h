@@ -1,0 +1,143 @@
+// Split-KV decode attention with the guarded unified maximum (softmax_state.h), for every GPU: FlashDecoding++ (arXiv
+// 2311.01282), section 3. P is an architecture (arch.h), T the dtype of the tensors, D the head_dim.
+//
+// A block has 16 rows and one split of the keys (attention_block.h). Its warps walk tiles of 16 keys in turn, each through
+// shared memory of its own (key_stream.h), and meet only at the end. The last block to finish a unit merges its splits.
+#pragma once
+
+#include <math.h>
+
+#include "common/arch.h"
+#include "common/attention_block.h"
+#include "common/attention_merge.h"
+#include "common/attention_tiles.h"
+#include "common/key_stream.h"
+#include "common/row_softmax.h"
+
+namespace fdpp {
+
+template <typename P, typename T, int D>
+class DecodeAttention {
+  static constexpr AttentionTiles kTiles = P::attention_tiles(D);
+  static constexpr int kWarps = kTiles.warps, kStages = kTiles.stages;
+  using Fragment = typename P::template Fragments<T>;
+  using Stream = KeyStream<P, T, D, kStages>;
+  using Softmax = RowSoftmax<P, Fragment, D>;
+  static constexpr int kStep = kWarps * Stream::kTile;
+  static constexpr int kStride = Stream::kStride;
+  static constexpr int kQueryBytes = kRowTile * kStride * static_cast<int>(sizeof(T));
+  static constexpr int kStateBytes = static_cast<int>(attention_state_floats(D) * sizeof(float));
+
+ public:
+  static constexpr int kThreads = kWarps * P::kWarpSize;
+  static constexpr int kSharedBytes = kQueryBytes + kWarps * Stream::kBytes;
+  static_assert(kSharedBytes <= kTiles.shared_limit);
+
+  FDPP_DEVICE static void run(const AttentionParams& p) {
+    P::wait_for_producers();
+    const AttentionBlock block = attention_block(p, P::block_index(), kStep);
+    if (block.split >= block.splits) return;
+    char* const memory = P::shared_memory();
+    T* const q = reinterpret_cast<T*>(memory);
+    const int warp = P::thread_index() / P::kWarpSize;
+    char* const own = memory + kQueryBytes + warp * Stream::kBytes;
+
+    load_queries(p, block, q);
+    const int first = block.keys.begin + warp * Stream::kTile;
+    Stream stream(p, block, own, first, kStep);
+    FDPP_UNROLL
+    for (int stage = 0; stage < kStages - 1; ++stage) stream.fetch(stage);
+    P::launch_dependents();
+    P::template copy_wait<kStages - 1>();
+    P::barrier();
+
+    Softmax softmax(p, block);
+    int stage = 0;
+    for (int key = first; key < block.keys.end; key += kStep) {
+      stream.fetch((stage + kStages - 1) % kStages);
+      P::template copy_wait<kStages - 1>();
+      P::warp_sync();
+      attend(softmax, q, stream.keys(stage), stream.values(stage), key);
+      P::warp_sync();
+      stage = (stage + 1) % kStages;
+    }
+    const bool out_of_range = P::any(stream.out_of_range()) || block.out_of_range;
+    store_state(softmax, reinterpret_cast<float*>(own), out_of_range ? NAN : 0.0f);
+    P::barrier();
+    merge(p, block, memory);
+  }
+
+ private:
+  // Rows that do not exist are zero.
+  FDPP_INLINE static void load_queries(const AttentionParams& p, const AttentionBlock& block, T* q) {
+    constexpr int kChunk = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunk;
+    FDPP_UNROLL
+    for (int i = P::thread_index(); i < kRowTile * kChunks; i += kThreads) {
+      const int row = i / kChunks, element = i % kChunks * kChunk;
+      const bool exists = row < block.num_rows;
+      const int existing = exists ? row : 0;
+      const T* from = static_cast<const T*>(p.q) + block.batch * p.q_batch_stride +
+                      block.token(p, existing) * p.q_token_stride + block.head(p, existing) * p.q_head_stride;
+      P::copy16(q + row * kStride + element, from + element, exists);
+    }
+    P::copy_commit();
+  }
+
+  FDPP_INLINE static void attend(Softmax& softmax, const T* q, const T* k, const T* v, int key) {
+    float x[Fragment::kValues] = {};
+    FDPP_UNROLL
+    for (int d = 0; d < D; d += kFragment) Fragment::multiply_scores(x, q + d, k + d, kStride);
+    softmax.weigh(x, key);
+    const typename Fragment::Probabilities probabilities = Fragment::pack(x);
+    FDPP_UNROLL
+    for (int f = 0; f < D / kFragment; ++f) Fragment::multiply_values(softmax.o[f], probabilities, v + f * kFragment, kStride);
+  }
+
+  // `poison` is NaN where the inputs name what does not exist: a kernel can raise no error.
+  FDPP_INLINE static void store_state(const Softmax& softmax, float* state, float poison) {
+    const int lane = P::thread_index() % P::kWarpSize;
+    float l[Fragment::kSlots];
+    FDPP_UNROLL
+    for (int s = 0; s < Fragment::kSlots; ++s) {
+      const int row = Fragment::row(lane, s);
+      l[s] = softmax.l(s);
+      if (Fragment::leads_row(lane)) {
+        P::shared_store(state + kRowTile * D + row, l[s] + poison);
+        P::shared_store(state + kRowTile * (D + 1) + row, softmax.r(s));
+      }
+    }
+    FDPP_UNROLL
+    for (int f = 0; f < D / kFragment; ++f) {
+      FDPP_UNROLL
+      for (int i = 0; i < Fragment::kValues; ++i) {
+        const int s = Fragment::slot(i);
+        // Without a key o is 0 whatever the values of masked keys are.
+        P::shared_store(state + Fragment::row(lane, s) * D + f * kFragment + Fragment::column(lane, i),
+                        l[s] == 0.0f ? 0.0f : softmax.o[f][i]);
+      }
+    }
+  }
+
+  FDPP_INLINE static void merge(const AttentionParams& p, const AttentionBlock& block, char* memory) {
+    using Merge = AttentionMerge<P, T, D, kThreads>;
+    static_assert(kStateBytes <= Stream::kBytes && Merge::scratch_bytes(kWarps) <= kQueryBytes &&
+                  Merge::scratch_bytes(kMaxSplits) <= kWarps * Stream::kBytes);
+    const Merge merge(p, block);
+    float* const beside = reinterpret_cast<float*>(memory);  // where the queries were
+    float* const states = reinterpret_cast<float*>(memory + kQueryBytes);
+    const SharedStates<P> warps{states, Stream::kBytes / static_cast<int>(sizeof(float))};
+    if (block.splits == 1) return merge.run(warps, kWarps, beside, nullptr);
+
+    constexpr int64_t kState = attention_state_floats(D);
+    float* const partial = p.partial + kState * block.unit * p.num_splits;
+    merge.run(warps, kWarps, beside, partial + kState * block.split);
+    P::barrier();
+    int* const arrived = reinterpret_cast<int*>(beside);
+    if (P::thread_index() == 0) P::shared_store(arrived, P::arrive(p.arrivals + block.unit));
+    P::barrier();
+    if (P::shared_load(arrived) != block.splits - 1) return;
+    merge.run(GlobalStates<P>{partial, kState}, block.splits, states, nullptr);
+  }
+};
+
+}  // namespace fdpp

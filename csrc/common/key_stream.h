@@ -1,0 +1,93 @@
+// The keys and values of one warp on their way through shared memory: tiles of 16, in a ring of stages of the warp's own.
+#pragma once
+
+#include "common/arch.h"
+#include "common/attention_block.h"
+
+namespace fdpp {
+
+template <typename P, typename T, int D, int kStages>
+class KeyStream {
+ public:
+  static constexpr int kTile = 16;
+  // Elements between rows: an odd multiple of 16 bytes, so that 8 rows at the same place lie in different banks.
+  static constexpr int kStride = D + 8;
+  static constexpr int kBytes = kStages * 2 * kTile * kStride * static_cast<int>(sizeof(T));
+  static_assert(D % 16 == 0 && kStages >= 1);
+
+  // Tiles begin `step` keys apart, the first at `first`; keys at and past `end` are zero.
+  FDPP_INLINE KeyStream(const AttentionParams& params, const AttentionBlock& block, char* memory, int first, int step)
+      : p_(params), memory_(reinterpret_cast<T*>(memory)), batch_(block.batch), end_(block.keys.end), next_(first), step_(step) {
+    k_ = static_cast<const T*>(p_.k.data) + block.kv_head * p_.k.head_stride;
+    v_ = static_cast<const T*>(p_.v.data) + block.kv_head * p_.v.head_stride;
+    locate();
+  }
+
+  // Starts the copies of the next tile, in turn, into stage `stage`; none when there is none.
+  FDPP_INLINE void fetch(int stage) {
+    if (next_ < end_) {
+      copy(stage);
+      next_ += step_;
+      locate();
+    }
+    P::copy_commit();
+  }
+
+  FDPP_INLINE const T* keys(int stage) const { return memory_ + stage * (2 * kTile * kStride); }
+  FDPP_INLINE const T* values(int stage) const { return keys(stage) + kTile * kStride; }
+
+  // The block table names a block that the cache does not have, for one of the keys that this lane has looked up.
+  FDPP_INLINE bool out_of_range() const { return out_of_range_; }
+
+ private:
+  static constexpr int kChunks = D * static_cast<int>(sizeof(T)) / 16;  // of 16 bytes in a row
+
+  // Looks up key lane % 16 of the next tile: one tile ahead, so that copies need not wait for the block table.
+  FDPP_INLINE void locate() {
+    const int key = next_ + P::thread_index() % kTile;
+    block_ = -1;
+    if (key >= end_) return;
+    if (p_.layout.block_table == nullptr) {
+      block_ = batch_;
+      offset_ = key;
+      return;
+    }
+    const int page_size = static_cast<int>(p_.layout.page_size), page = key / page_size;
+    const int block = p_.layout.block_table[batch_ * p_.layout.block_table_stride + page];
+    if (block >= 0 && block < p_.layout.num_blocks) {
+      block_ = block;
+      offset_ = key - page * page_size;
+    } else {
+      out_of_range_ = true;
+    }
+  }
+
+  FDPP_INLINE void copy(int stage) {
+    const int lane = P::thread_index() % P::kWarpSize;
+    T* to = memory_ + stage * (2 * kTile * kStride);
+    FDPP_UNROLL
+    for (int begin = 0; begin < kTile * kChunks; begin += P::kWarpSize) {
+      const int chunk = begin + lane, row = chunk / kChunks, element = chunk % kChunks * (16 / static_cast<int>(sizeof(T)));
+      const int block = P::shuffle(block_, row % kTile), offset = P::shuffle(offset_, row % kTile);
+      if (row < kTile) {
+        const bool valid = block >= 0;
+        T* target = to + row * kStride + element;
+        P::copy16(target, at(p_.k, k_, valid ? block : 0, offset) + element, valid);
+        P::copy16(target + kTile * kStride, at(p_.v, v_, valid ? block : 0, offset) + element, valid);
+      }
+    }
+  }
+
+  FDPP_INLINE static const T* at(const CacheView& cache, const T* head, int block, int offset) {
+    return head + block * cache.block_stride + offset * cache.token_stride;
+  }
+
+  const AttentionParams& p_;
+  const T *k_, *v_;
+  T* memory_;
+  int batch_, end_, next_, step_;
+  int block_ = -1, offset_ = 0;
+  bool out_of_range_ = false;
+};
+
+}  // namespace fdpp

@@ -1,0 +1,34 @@
+// The runtime of the device and what its counterpart in csrc/hip spells differently. First header of every launcher.
+#pragma once
+
+#define FDPP_DEVICE __host__ __device__
+#define FDPP_UNROLL _Pragma("unroll")
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fdpp::gpu {
+
+// Blocks of one launch (CUDA C++ Programming Guide, "Compute Capabilities").
+inline int64_t max_blocks(int) { return INT32_MAX; }
+
+// Lets the kernel start before the one in front of it on the stream has ended, where the hardware can: it waits in
+// wait_for_producers() (CUDA C++ Programming Guide, "Programmatic Dependent Launch and Synchronization").
+inline cudaError_t launch(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
+                          cudaStream_t stream, int major) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  return cudaLaunchKernelExC(&config, kernel, arguments);
+}
+
+}  // namespace fdpp::gpu

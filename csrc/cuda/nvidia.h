@@ -1,0 +1,161 @@
+// The policy of NVIDIA GPUs, compute capability 8.0 and above (common/arch.h, common/fragments_m16n8k16.h). Instructions: PTX
+// ISA 9.0, sections named below; "9.7.x" is their chapter of the instruction set.
+#pragma once
+
+#include "cuda/device.h"
+
+#include "common/arch.h"
+#include "common/attention_tiles.h"
+#include "common/fragments_m16n8k16.h"
+
+namespace fdpp::cuda {
+
+struct Nvidia {
+  static constexpr int kWarpSize = 32;
+#ifdef __CUDA_ARCH__
+  static constexpr bool kRunsHere = true;
+#else
+  static constexpr bool kRunsHere = false;  // the host's view of a kernel
+#endif
+
+  template <typename T>
+  using Fragments = FragmentsM16N8K16<Nvidia, T>;
+  static constexpr AttentionTiles attention_tiles(int head_dim) { return async_tiles(head_dim); }
+
+  // Execution
+  __device__ __forceinline__ static int thread_index() { return static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ static int block_index() { return static_cast<int>(blockIdx.x); }
+  __device__ __forceinline__ static void barrier() { __syncthreads(); }
+  __device__ __forceinline__ static void warp_sync() { __syncwarp(); }
+  __device__ __forceinline__ static bool any(bool x) { return __any_sync(kAllLanes, x); }
+  __device__ __forceinline__ static float shuffle_xor(float x, int mask) { return __shfl_xor_sync(kAllLanes, x, mask); }
+  __device__ __forceinline__ static int shuffle(int x, int lane) { return __shfl_sync(kAllLanes, x, lane); }
+
+  // "Parallel Synchronization and Communication Instructions: griddepcontrol" (9.7.13)
+  __device__ __forceinline__ static void wait_for_producers() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  }
+  __device__ __forceinline__ static void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+  }
+
+  // Memory
+  __device__ __forceinline__ static char* shared_memory() {
+    extern __shared__ __align__(16) char memory[];
+    return memory;
+  }
+
+  template <typename T>
+  __device__ __forceinline__ static T shared_load(const T* source) {
+    if constexpr (sizeof(T) == 16) {
+      const uint4 x = *reinterpret_cast<const uint4*>(source);
+      return __builtin_bit_cast(T, x);
+    } else if constexpr (sizeof(T) == 8) {
+      const uint2 x = *reinterpret_cast<const uint2*>(source);
+      return __builtin_bit_cast(T, x);
+    } else {
+      return *source;
+    }
+  }
+
+  template <typename T>
+  __device__ __forceinline__ static void shared_store(T* target, T x) {
+    if constexpr (sizeof(T) == 16) {
+      *reinterpret_cast<uint4*>(target) = __builtin_bit_cast(uint4, x);
+    } else if constexpr (sizeof(T) == 8) {
+      *reinterpret_cast<uint2*>(target) = __builtin_bit_cast(uint2, x);
+    } else {
+      *target = x;
+    }
+  }
+
+  // "Data Movement and Conversion Instructions: cp.async" (9.7.9): of the 16 bytes, src-size are read and the rest is zero.
+  __device__ __forceinline__ static void copy16(void* shared, const void* global, bool valid) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 :
+                 : "r"(shared_address(shared)), "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0)
+                 : "memory");
+  }
+  __device__ __forceinline__ static void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+  template <int N>
+  __device__ __forceinline__ static void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+  }
+
+  // Not from L1, which is not coherent.
+  __device__ __forceinline__ static float coherent_load(const float* source) { return __ldcg(source); }
+
+  // The fences make the counter a release of what barrier() gathered and an acquire of what it published ("Memory Consistency
+  // Model": fence patterns).
+  __device__ __forceinline__ static int arrive(int* counter) {
+    __threadfence();
+    const int before = atomicAdd(counter, 1);
+    __threadfence();
+    return before;
+  }
+  __device__ __forceinline__ static void add(int64_t* target, int64_t x) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(x));
+  }
+
+  // Arithmetic
+  // "Floating Point Instructions: ex2" (9.7.3)
+  __device__ __forceinline__ static float exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
+
+  // "Data Movement and Conversion Instructions: cvt" (9.7.9): the first source fills the upper half.
+  template <typename T>
+  __device__ __forceinline__ static uint32_t pack(float low, float high) {
+    uint32_t x;
+    if constexpr (__is_same(T, f16)) {
+      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+    } else {
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+    }
+    return x;
+  }
+
+  // Matrices
+  // "Warp-level matrix load instruction: ldmatrix" (9.7.14)
+  __device__ __forceinline__ static void matrix_load(uint32_t (&x)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+  }
+  __device__ __forceinline__ static void matrix_load_transposed(uint32_t (&x)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+  }
+
+  // "Multiply-and-Accumulate Instruction: mma" (9.7.14)
+  template <typename T>
+  __device__ __forceinline__ static void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    if constexpr (__is_same(T, f16)) {
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    } else {
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    }
+  }
+
+ private:
+  static constexpr unsigned kAllLanes = 0xffffffffu;
+
+  __device__ __forceinline__ static uint32_t shared_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+  }
+};
+
+}  // namespace fdpp::cuda

@@ -1,0 +1,110 @@
+// What the policies of AMD GPUs share (common/arch.h). Everything is a builtin of clang: the device libraries that the headers of
+// HIP rest on are not needed. Memory orders: "User Guide for AMDGPU Backend" of LLVM, section "Memory Model".
+#pragma once
+
+#include "hip/device.h"
+
+#include "common/arch.h"
+
+namespace fdpp::hip {
+
+template <int kLanes>
+struct Amd {
+  static constexpr int kWarpSize = kLanes;
+
+  // Execution
+  __device__ __forceinline__ static int thread_index() { return static_cast<int>(__builtin_amdgcn_workitem_id_x()); }
+  __device__ __forceinline__ static int block_index() { return static_cast<int>(__builtin_amdgcn_workgroup_id_x()); }
+
+  // Release for the whole device: arrive(), which one thread calls after this, then publishes what all waves have written.
+  __device__ __forceinline__ static void barrier() {
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+    __builtin_amdgcn_s_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+  }
+
+  // A wave runs in lock step and its LDS accesses are executed in order; only the compiler must not reorder them.
+  __device__ __forceinline__ static void warp_sync() {
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+    __builtin_amdgcn_wave_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+  }
+
+  __device__ __forceinline__ static bool any(bool x) {
+    if constexpr (kLanes == 64) {
+      return __builtin_amdgcn_ballot_w64(x) != 0;
+    } else {
+      return __builtin_amdgcn_ballot_w32(x) != 0;
+    }
+  }
+
+  // ds_bpermute_b32 takes four times the number of the lane.
+  __device__ __forceinline__ static int shuffle(int x, int lane) { return __builtin_amdgcn_ds_bpermute(4 * lane, x); }
+  __device__ __forceinline__ static float shuffle_xor(float x, int mask) {
+    return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(int, x), (thread_index() % kLanes) ^ mask));
+  }
+
+  // Kernels of a stream do not overlap.
+  __device__ __forceinline__ static void wait_for_producers() {}
+  __device__ __forceinline__ static void launch_dependents() {}
+
+  // Memory
+  __device__ __forceinline__ static char* shared_memory() {
+    extern __shared__ __attribute__((aligned(16))) char memory[];
+    return memory;
+  }
+
+  template <typename T>
+  __device__ __forceinline__ static T shared_load(const T* source) {
+    return *source;
+  }
+  template <typename T>
+  __device__ __forceinline__ static void shared_store(T* target, T x) {
+    *target = x;
+  }
+
+  // Through registers. What is not valid reads the kernel's arguments instead, which are always there: without a branch the
+  // compiler starts all the loads of a tile before it waits for the first.
+  __device__ __forceinline__ static void copy16(void* shared, const void* global, bool valid) {
+    const void* source = valid ? global : (const void*)__builtin_amdgcn_kernarg_segment_ptr();
+    Words words = *(const __attribute__((address_space(1))) Words*)source;
+    *static_cast<Words*>(shared) = valid ? words : Words{};
+  }
+  __device__ __forceinline__ static void copy_commit() {}
+  template <int N>
+  __device__ __forceinline__ static void copy_wait() {}
+
+  __device__ __forceinline__ static float coherent_load(const float* source) {
+    return __hip_atomic_load(source, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+  }
+  __device__ __forceinline__ static int arrive(int* counter) {
+    return __hip_atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
+  }
+  __device__ __forceinline__ static void add(int64_t* target, int64_t x) {
+    __hip_atomic_fetch_add(target, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+  }
+
+  // Arithmetic
+  // v_exp_f32
+  __device__ __forceinline__ static float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+
+  template <typename T>
+  __device__ __forceinline__ static uint32_t pack(float low, float high) {
+    return uint32_t{round<T>(low)} | uint32_t{round<T>(high)} << 16;
+  }
+
+ private:
+  using Words = uint32_t __attribute__((ext_vector_type(4)));
+
+  // v_cvt_f16_f32 rounds to nearest even, and there is no such instruction for bf16.
+  template <typename T>
+  __device__ __forceinline__ static uint16_t round(float x) {
+    if constexpr (__is_same(T, f16)) {
+      return __builtin_bit_cast(uint16_t, static_cast<_Float16>(x));
+    } else {
+      return from_float<T>(x).bits;
+    }
+  }
+};
+
+}  // namespace fdpp::hip

@@ -1,0 +1,132 @@
+// What the policies of the host have in common (common/arch.h); what each adds are its matrix instructions and its copies.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "common/arch.h"
+#include "simt/host.h"
+
+namespace fdpp::simt {
+
+template <int kLanes>
+struct Host {
+  static constexpr int kWarpSize = kLanes;
+
+  // Execution
+  static int thread_index() { return context.thread; }
+  static int block_index() { return context.block; }
+  static void barrier(Where where = Where::current()) { simt::barrier(where); }
+
+  static void warp_sync(Where where = Where::current()) {
+    int nothing = 0;
+    meet("warp_sync", nothing, [](int* const*) {}, where);
+  }
+
+  static bool any(bool x, Where where = Where::current()) {
+    const auto run = [](bool* const* x) {
+      bool result = false;
+      for (int i = 0; i < kLanes; ++i) result |= *x[i];
+      for (int i = 0; i < kLanes; ++i) *x[i] = result;
+    };
+    meet("any", x, run, where);
+    return x;
+  }
+
+  static float shuffle_xor(float x, int mask, Where where = Where::current()) {
+    if (mask < 0 || mask >= kLanes) fail("shuffle_xor with mask %d", mask);
+    return exchange("shuffle_xor", x, lane() ^ mask, where);
+  }
+
+  static int shuffle(int x, int source, Where where = Where::current()) {
+    if (source < 0 || source >= kLanes) fail("shuffle from lane %d", source);
+    return exchange("shuffle", x, source, where);
+  }
+
+  static void wait_for_producers() {}
+  static void launch_dependents() {}
+
+  // Memory
+  static char* shared_memory() { return context.shared; }
+
+  template <typename T>
+  static T shared_load(const T* source) {
+    check_shared(source, sizeof(T), "load");
+    return *source;
+  }
+
+  template <typename T>
+  static void shared_store(T* target, T x) {
+    check_shared(target, sizeof(T), "store");
+    *target = x;
+  }
+
+  // Through registers.
+  static void copy16(void* shared, const void* global, bool valid) {
+    check_copy(shared, valid ? global : nullptr);
+    simt::copy16(shared, valid ? global : nullptr);
+  }
+  static void copy_commit() {}
+  template <int N>
+  static void copy_wait() {}
+
+  static float coherent_load(const float* source) { return *source; }
+  static int arrive(int* counter) { return (*counter)++; }
+  static void add(int64_t* target, int64_t x) { *target += x; }
+
+  // Arithmetic
+  static float exp2(float x) { return ::exp2f(x); }
+
+  template <typename T>
+  static uint32_t pack(float low, float high) {
+    return uint32_t{from_float<T>(low).bits} | uint32_t{from_float<T>(high).bits} << 16;
+  }
+
+ protected:
+  static int lane() { return context.thread % kLanes; }
+
+ private:
+  template <typename T>
+  static T exchange(const char* name, T x, int source, Where where) {
+    struct Operand {
+      T x;
+      int source;
+      T result;
+    } operand{x, source, {}};
+    const auto run = [](Operand* const* lanes) {
+      for (int i = 0; i < kLanes; ++i) lanes[i]->result = lanes[lanes[i]->source]->x;
+    };
+    meet(name, operand, run, where);
+    return operand.result;
+  }
+};
+
+// Element i of packed words.
+template <typename T>
+float element(uint32_t word, int i) {
+  return to_float(T{static_cast<uint16_t>(word >> 16 * i)});
+}
+
+// A matrix in the middle of a multiplication.
+template <int kColumns>
+struct Matrix {
+  float x[kFragment][kColumns];
+};
+
+// c += a b; hardware sums in some order of its own. Rows as vectors: this is where most of the time goes.
+template <int kColumns>
+void multiply_add(Matrix<kColumns>& c, const Matrix<kFragment>& a, const Matrix<kColumns>& b) {
+  typedef float Row __attribute__((vector_size(sizeof(float) * kColumns)));
+  for (int i = 0; i < kFragment; ++i) {
+    Row sum, row;
+    std::memcpy(&sum, c.x[i], sizeof sum);
+    for (int k = 0; k < kFragment; ++k) {
+      std::memcpy(&row, b.x[k], sizeof row);
+      sum += a.x[i][k] * row;
+    }
+    std::memcpy(c.x[i], &sum, sizeof sum);
+  }
+}
+
+}  // namespace fdpp::simt
