@@ -21,7 +21,7 @@ class DecodeAttention {
   static constexpr AttentionTiles kTiles = P::attention_tiles(D);
   static constexpr int kWarps = kTiles.warps, kStages = kTiles.stages;
   using Fragment = typename P::template Fragments<T>;
-  using Stream = KeyStream<P, T, D, kStages>;
+  using Stream = KeyStream<P, T, D, kStages, kTiles.copies>;
   using Softmax = RowSoftmax<P, Fragment, D>;
   static constexpr int kStep = kWarps * Stream::kTile;
   static constexpr int kStride = Stream::kStride;

@@ -27,7 +27,9 @@ struct GlobalStates {
 template <typename P, typename T, int D, int kThreads>
 class AttentionMerge {
  public:
-  static constexpr int scratch_bytes(int states) { return kRowTile * (states + 2) * static_cast<int>(sizeof(float)); }
+  FDPP_INLINE static constexpr int scratch_bytes(int states) {
+    return kRowTile * (states + 2) * static_cast<int>(sizeof(float));
+  }
 
   FDPP_INLINE AttentionMerge(const AttentionParams& params, const AttentionBlock& block) : p_(params), block_(block) {}
 

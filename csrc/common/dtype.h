@@ -46,7 +46,7 @@ FDPP_INLINE float to_float(f16 x) {
 }
 
 template <typename T>
-T from_float(float x);
+FDPP_DEVICE T from_float(float x);
 
 template <>
 FDPP_INLINE float from_float<float>(float x) {

@@ -6,7 +6,7 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int D, int kStages>
+template <typename P, typename T, int D, int kStages, int kCopies>
 class KeyStream {
  public:
   static constexpr int kTile = 16;
@@ -65,7 +65,7 @@ class KeyStream {
   FDPP_INLINE void copy(int stage) {
     const int lane = P::thread_index() % P::kWarpSize;
     T* to = memory_ + stage * (2 * kTile * kStride);
-    FDPP_UNROLL
+    FDPP_UNROLL_BY(kCopies)
     for (int begin = 0; begin < kTile * kChunks; begin += P::kWarpSize) {
       const int chunk = begin + lane, row = chunk / kChunks, element = chunk % kChunks * (16 / static_cast<int>(sizeof(T)));
       const int block = P::shuffle(block_, row % kTile), offset = P::shuffle(offset_, row % kTile);

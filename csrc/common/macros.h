@@ -6,9 +6,10 @@
 #define FDPP_DEVICE
 #endif
 
-// In front of a loop that keeps its arrays in registers only when it is unrolled; likewise.
+// In front of a loop that keeps its arrays in registers only when it is unrolled, wholly or by a constant; likewise.
 #ifndef FDPP_UNROLL
 #define FDPP_UNROLL
+#define FDPP_UNROLL_BY(count)
 #endif
 
 // Always inlined: the same header is compiled for several instruction sets, and an out-of-line copy of one of them must

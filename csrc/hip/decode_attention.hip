@@ -14,7 +14,7 @@ namespace fdpp::gpu {
 namespace {
 
 template <typename P, typename T, int D>
-__global__ void __launch_bounds__(DecodeAttention<P, T, D>::kThreads)
+__global__ void __launch_bounds__((DecodeAttention<P, T, D>::kThreads))
     decode_attention_kernel(const __grid_constant__ AttentionParams params) {
   if constexpr (P::kRunsHere) DecodeAttention<P, T, D>::run(params);
 }

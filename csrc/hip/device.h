@@ -2,7 +2,9 @@
 #pragma once
 
 #define FDPP_DEVICE __host__ __device__
-#define FDPP_UNROLL _Pragma("unroll")
+#define FDPP_PRAGMA(text) _Pragma(#text)
+#define FDPP_UNROLL FDPP_PRAGMA(unroll)
+#define FDPP_UNROLL_BY(count) FDPP_PRAGMA(unroll count)
 
 #include <hip/hip_runtime.h>
 
