@@ -53,8 +53,7 @@ def decode_attention(
             The last dimension is contiguous, the outer strides are free; on a GPU the data and each outer stride are
             multiples of 16 bytes. Query ``i`` of a sequence stands at position ``cache_seqlens - Sq + i``.
         k_cache: ``[B, S, Hkv, D]`` (contiguous cache) or, with ``block_table``, ``[blocks, page, Hkv, D]`` (paged
-            cache; on a GPU the page is a multiple of 8), dtype of ``q``; ``Hq`` is a multiple of ``Hkv``. Same stride
-            rule as ``q``.
+            cache), dtype of ``q``; ``Hq`` is a multiple of ``Hkv``. Same stride rule as ``q``.
         v_cache: as ``k_cache``.
         cache_seqlens: int32 ``[B]``, tokens in the cache of each sequence, the ``Sq`` new ones included. What lies
             beyond in the cache is never read. 0 gives zeros.
@@ -256,7 +255,7 @@ def _same_device(op: str, **tensors: Tensor | None) -> None:
 
 
 @torch.library.register_fake("fdpp::decode_attention")
-def _(
+def fake_decode_attention(
     q,
     k_cache,
     v_cache,

@@ -3,8 +3,8 @@
     python tools/hipify.py           write them
     python tools/hipify.py --check   exit with 1 and name those that are stale
 
-The names of the runtime are torch.utils.hipify's to translate; what differs beyond names lives in csrc/cuda/{arch,device}.h
-and csrc/hip/{arch,device}.h.
+The names of the runtime are torch.utils.hipify's to translate; what differs beyond names lives in
+csrc/cuda/{arch,device}.h and csrc/hip/{arch,device}.h.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def translate(name: str, source: str) -> str:
 
 def expected() -> dict[Path, str]:
     """Every file of csrc/hip that this tool owns, and what it should hold."""
-    return {HIP / f"{path.stem}.hip": translate(path.name, path.read_text("utf-8")) for path in sorted(CUDA.glob("*.cu"))}
+    return {
+        HIP / f"{path.stem}.hip": translate(path.name, path.read_text("utf-8")) for path in sorted(CUDA.glob("*.cu"))
+    }
 
 
 def stale(files: dict[Path, str]) -> list[Path]:

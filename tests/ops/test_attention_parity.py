@@ -10,17 +10,19 @@ import torch
 from .cases import GROUPS, HEAD_DIMS, AttentionCase, on_device, random_attention_case
 from .numeric import assert_close
 
+pytestmark = pytest.mark.operators("decode_attention")
 
-def check(case: AttentionCase, ops, device: str, rng: random.Random | None = None) -> None:
+
+def check(case: AttentionCase, ops, device: str, rng: random.Random | None = None, alignment: int = 1) -> None:
     expected = case.expected()
-    actual = case.run(ops, device, rng)
+    actual = case.run(ops, device, rng, alignment)
     assert actual.dtype == case.inputs["q"].dtype and actual.is_contiguous()
     assert_close(actual, expected, case.tolerance(expected), case)
 
 
 @pytest.mark.parametrize("seed", range(400))
 def test_random_case(backend, ops, seed):
-    check(random_attention_case(seed, backend.dtypes), ops, backend.device, random.Random(seed))
+    check(random_attention_case(seed, backend.dtypes), ops, backend.device, random.Random(seed), backend.alignment)
 
 
 @pytest.mark.parametrize("group", GROUPS)

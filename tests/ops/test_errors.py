@@ -53,7 +53,7 @@ def _generic():
 
 @pytest.mark.parametrize("call, name, change, came", _generic())
 def test_every_tensor(backend, ops, call, name, change, came):
-    arguments = valid_arguments(call, backend.device)
+    arguments = valid_arguments(call, backend.device, backend.dtypes[0])
     arguments[name] = change(arguments[name])
     with pytest.raises(RuntimeError) as caught:
         call_op(ops, call, arguments)
@@ -83,8 +83,8 @@ def narrow(dim: int, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: x.narrow(dim, 0, size).contiguous()
 
 
-def filled(*shape: int, dtype: torch.dtype = torch.float32) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: torch.ones(shape, dtype=dtype, device=x.device)
+def filled(*shape: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: torch.ones(shape, dtype=x.dtype, device=x.device)
 
 
 def entry(index: tuple[int, ...], new: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -118,27 +118,13 @@ WRONG = [
     Wrong("decode_attention", {c: filled(1, 24, 2, 64) for c in CACHES}, "k_cache", r"\b1\b"),
     Wrong("decode_attention_paged", {"v_cache": filled(4, 8, 2, 64)}, "v_cache", r"\b4\b"),
     Wrong("decode_attention_paged", {c: filled(5, 0, 2, 64) for c in CACHES}, "k_cache|page|cache_seqlens", r"\b0\b"),
-    Wrong("decode_attention", {"cache_seqlens": filled(3, dtype=torch.int32)}, "cache_seqlens", r"\b3\b"),
-    Wrong("decode_attention_paged", {"block_table": filled(3, 3, dtype=torch.int32)}, "block_table", r"\b3\b"),
+    Wrong("decode_attention", {"cache_seqlens": filled(3)}, "cache_seqlens", r"\b3\b"),
+    Wrong("decode_attention_paged", {"block_table": filled(3, 3)}, "block_table", r"\b3\b"),
     *(
-        Wrong("decode_attention", {name: filled(5, dtype=dtype)}, name, r"\b5\b")
-        for name, dtype in [
-            ("phi", torch.float32),
-            ("alibi_slopes", torch.float32),
-            ("sinks", torch.float32),
-            ("rereference_count", torch.int64),
-        ]
+        Wrong("decode_attention", {name: filled(5)}, name, r"\b5\b")
+        for name in ("phi", "alibi_slopes", "sinks", "rereference_count")
     ),
-    # decode_attention: values
-    *(
-        Wrong("decode_attention", {"cache_seqlens": entry((1,), n)}, "cache_seqlens", rf"{n}\b")
-        for n in (25, -1, 2**31 - 1)
-    ),
-    *(Wrong("decode_attention_paged", {"cache_seqlens": entry((1,), n)}, "cache_seqlens", rf"{n}\b") for n in (25, -1)),
-    *(
-        Wrong("decode_attention_paged", {"block_table": entry((0, 2), page)}, "block_table", rf"{page}\b")
-        for page in (5, -1, 2**31 - 1, -(2**31))
-    ),
+    # decode_attention: options
     Wrong("decode_attention", {"window": value(-2)}, "window", "-2"),
     Wrong("decode_attention", {"num_splits": value(-1)}, "num_splits", "-1"),
     Wrong("decode_attention", {"num_splits": value(1_000_000)}, "num_splits", "1000000"),
@@ -191,12 +177,26 @@ WRONG = [
     Wrong("rope_append", {t: filled(20, 33) for t in ("cos", "sin")}, "cos", r"\b(33|66)\b"),
     Wrong("rope_append", {"sin": filled(20, 31)}, "sin", r"\b31\b"),
     Wrong("rope_append", {"sin": filled(19, 32)}, "sin", r"\b19\b"),
-    Wrong("rope_append", {"positions": filled(2, 2, dtype=torch.int32)}, "positions", r"\b2\b"),
+    Wrong("rope_append", {"positions": filled(2, 2)}, "positions", r"\b2\b"),
     Wrong("rope_append", {"k_cache": filled(2, 24, 2, 80)}, "k_cache", r"\b80\b"),
     Wrong("rope_append", {"v_cache": filled(2, 23, 2, 64)}, "v_cache", r"\b23\b"),
     Wrong("rope_append", {c: filled(3, 24, 2, 64) for c in CACHES}, "k_cache", r"\b3\b"),
-    Wrong("rope_append_paged", {"block_table": filled(3, 3, dtype=torch.int32)}, "block_table", r"\b3\b"),
-    # rope_append: values
+    Wrong("rope_append_paged", {"block_table": filled(3, 3)}, "block_table", r"\b3\b"),
+]
+
+#: What tensors of lengths, positions and pages hold.
+WRONG_VALUES = [
+    # decode_attention
+    *(
+        Wrong("decode_attention", {"cache_seqlens": entry((1,), n)}, "cache_seqlens", rf"{n}\b")
+        for n in (25, -1, 2**31 - 1)
+    ),
+    *(Wrong("decode_attention_paged", {"cache_seqlens": entry((1,), n)}, "cache_seqlens", rf"{n}\b") for n in (25, -1)),
+    *(
+        Wrong("decode_attention_paged", {"block_table": entry((0, 2), page)}, "block_table", rf"{page}\b")
+        for page in (5, -1, 2**31 - 1, -(2**31))
+    ),
+    # rope_append
     *(Wrong("rope_append", {"positions": entry((0, 1), n)}, "positions", rf"\b{n}\b") for n in (20, 24, 2**31 - 1)),
     Wrong("rope_append", {c: filled(2, 18, 2, 64) for c in CACHES}, "positions", r"\b(17|18|19)\b"),
     Wrong("rope_append_paged", {"block_table": narrow(1, 2)}, "positions", r"\b(17|18|19)\b"),
@@ -207,9 +207,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_sizes_and_values(backend, ops, wrong):
-    arguments = valid_arguments(wrong.call, backend.device)
+def check(backend, ops, wrong: Wrong) -> None:
+    arguments = valid_arguments(wrong.call, backend.device, backend.dtypes[0])
     before = {name: arguments[name].clone() for name in ("k_cache", "v_cache", "residual") if name in arguments}
     arguments |= {name: change(arguments[name]) for name, change in wrong.changes.items()}
     with pytest.raises(RuntimeError) as caught:
@@ -219,6 +218,34 @@ def test_sizes_and_values(backend, ops, wrong):
     assert re.search(wrong.came, message.lower()), message
     for name in before.keys() - wrong.changes.keys():
         assert torch.equal(arguments[name], before[name]), f"{name} was written before the inputs were checked"
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_sizes_and_options(backend, ops, wrong):
+    check(backend, ops, wrong)
+
+
+@pytest.mark.where(lambda backend: backend.checks_values)
+@pytest.mark.parametrize("wrong", WRONG_VALUES, ids=str)
+def test_values(backend, ops, wrong):
+    """Elsewhere: test_values_that_cannot_be_checked_give_nan."""
+    check(backend, ops, wrong)
+
+
+@pytest.mark.operators("decode_attention")
+@pytest.mark.where(lambda backend: backend.alignment > 1)
+def test_what_a_gpu_kernel_cannot_load_is_refused(backend, dtype, ops):
+    arguments = valid_arguments("decode_attention", backend.device, dtype)
+    for name in ("q", *sorted(CACHES)):
+        x = arguments[name]
+        wide = torch.zeros(*x.shape[:-1], x.shape[-1] + 8, dtype=dtype, device=x.device)
+        odd = torch.zeros(*x.shape[:-1], x.shape[-1] + 1, dtype=dtype, device=x.device)
+        call_op(ops, "decode_attention", arguments | {name: wide[..., :-8]})
+        for view in (wide[..., 4:-4], odd[..., :-1]):
+            with pytest.raises(RuntimeError, match=rf"\b{name}\b.*16 bytes"):
+                call_op(ops, "decode_attention", arguments | {name: view})
+    with pytest.raises(RuntimeError, match=r"\bq\b.*float16 or bfloat16.*float32"):
+        call_op(ops, "decode_attention", valid_arguments("decode_attention", backend.device))
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from .numeric import assert_close
-from .valid import CALLS, call_op, op_name, split_arguments, valid_arguments
+from .valid import CALLS, OPERATORS, call_op, op_name, split_arguments, valid_arguments
+
+pytestmark = pytest.mark.operators(*OPERATORS)
 
 
 @pytest.mark.parametrize("call", CALLS)

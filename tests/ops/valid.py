@@ -91,6 +91,10 @@ def op_name(call: str) -> str:
     return call.removesuffix("_paged")
 
 
+#: Every operator by its name.
+OPERATORS = sorted({op_name(call) for call in CALLS})
+
+
 def split_arguments(call: str, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword-only arguments, as the schema has them."""
     schema = getattr(torch.ops.fdpp, op_name(call)).default._schema

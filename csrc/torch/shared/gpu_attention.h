@@ -19,7 +19,7 @@ struct GpuAttention {
   OptionalTensor partial, arrivals;
 };
 
-// Checks on top of those of every backend: float16 or bfloat16, rows aligned for 16-byte loads, pages of whole groups of slots.
+// Checks on top of those of every backend: float16 or bfloat16, rows aligned for 16-byte loads.
 AttentionParams gpu_attention_params(const AttentionArguments& arguments);
 
 // Plans the splits where the caller left them open, from the capacity and never from the lengths: those stay on the device,
