@@ -17,7 +17,7 @@
 //   void  P::shared_store(T*, T)
 //   void  P::copy16(void* shared, const void* global, bool valid)    16 bytes, asynchronous where the hardware can; zeros and
 //                                             no read of global memory when not valid. The bytes at `shared` are undefined
-//                                             until the lane has waited, and are another lane's to read after warp_sync().
+//                                             until the lane has waited and met others in warp_sync() or barrier().
 //   void  P::copy_commit()                    closes a group of this lane's copies
 //   void  P::copy_wait<N>()                   waits until at most the N groups committed last are under way
 //   float P::coherent_load(const float*)      global memory that other blocks wrote before they arrived

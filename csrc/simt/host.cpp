@@ -41,8 +41,16 @@ struct Lane {
   const char* last_met = nullptr;  // name of the rendezvous that it came to last, and may still be waiting at
   Where where;
   std::vector<Copy> copies;  // issued and not performed
+  size_t landed = 0;         // the first of them that have been waited for
   int64_t groups = 0;        // committed
   bool left = false;
+
+  // The copies that have landed.
+  void perform() {
+    for (size_t i = 0; i < landed; ++i) copy16(copies[i].to, copies[i].from);
+    copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(landed));
+    landed = 0;
+  }
 };
 
 struct Warp {
@@ -164,6 +172,7 @@ void Executor::run_block(int block) {
     Lane& lane = lanes_[i];
     lane.fiber.start(stacks_.bottom(i), Stacks::bytes(i), entry);
     lane.copies.clear();
+    lane.landed = 0;
     lane.groups = 0;
     lane.left = false;
   }
@@ -313,7 +322,16 @@ void fail_shared(const void* pointer, int64_t bytes, const char* what) {
        offset < 0 || offset + bytes > context.shared_bytes ? "out of bounds" : "not aligned");
 }
 
-void barrier(Where where) { running->barrier(where); }
+void barrier(Where where) {
+  running->lane().perform();
+  running->barrier(where);
+}
+
+void warp_sync(Where where) {
+  running->lane().perform();
+  int nothing = 0;
+  meet("warp_sync", nothing, [](int* const*) {}, where);
+}
 
 void meet(const char* name, void (*run)(void* const*), void* operand, Where where) {
   running->meet(name, run, operand, where);
@@ -330,9 +348,7 @@ void commit_copies() { ++running->lane().groups; }
 
 void wait_copies(int groups) {
   Lane& lane = running->lane();
-  auto copy = lane.copies.begin();
-  for (; copy != lane.copies.end() && copy->group < lane.groups - groups; ++copy) copy16(copy->to, copy->from);
-  lane.copies.erase(lane.copies.begin(), copy);
+  while (lane.landed < lane.copies.size() && lane.copies[lane.landed].group < lane.groups - groups) ++lane.landed;
 }
 
 }  // namespace fdpp::simt

@@ -37,6 +37,7 @@ inline constinit thread_local Context context{};
 [[noreturn]] __attribute__((format(printf, 1, 2))) void fail(const char* format, ...);
 
 void barrier(Where where);
+void warp_sync(Where where);
 
 // A collective of the whole warp: returns after the last lane has come and run(operands) has computed for all lanes. Lanes
 // that come to different collectives, or to different lines, have diverged.
@@ -56,7 +57,8 @@ inline void check_shared(const void* pointer, int64_t bytes, const char* what) {
   if (offset < 0 || offset + bytes > context.shared_bytes || offset % bytes != 0) fail_shared(pointer, bytes, what);
 }
 
-// Copies of 16 bytes to shared memory; zeros from null. Asynchronous ones are performed by the wait that covers their group.
+// Copies of 16 bytes to shared memory; zeros from null. Asynchronous ones are performed when the lane comes to a barrier() or
+// warp_sync() after the wait that covers their group: before it, no other lane may count on them.
 constexpr int64_t kCopyBytes = 16;
 
 inline void check_copy(const void* shared, const void* global) {

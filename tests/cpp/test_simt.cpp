@@ -130,6 +130,26 @@ TEST(simt_missing_wait) {
   });
 }
 
+// Others may count on a copy only after a rendezvous that orders memory: those that load matrices do not.
+TEST(simt_missing_warp_sync_after_a_copy) {
+  check_needed("warp_sync", []<bool kStep>(uint64_t seed) {
+    alignas(16) int in[128];
+    for (int i = 0; i < 128; ++i) in[i] = i;
+    bool right = true;
+    launch<Nvidia>(1, 32, sizeof in, seed, [&] {
+      const int lane = Nvidia::thread_index();
+      Nvidia::copy16(Shared<Nvidia>::ints() + 4 * lane, in + 4 * lane, true);
+      Nvidia::copy_commit();
+      Nvidia::copy_wait<0>();
+      if (kStep) Nvidia::warp_sync();
+      uint32_t x[4];
+      Nvidia::matrix_load(x, Shared<Nvidia>::ints() + 4 * lane);
+      for (int i = 0; i < 4; ++i) right &= x[i] == static_cast<uint32_t>(32 * i + lane);
+    });
+    return right;
+  });
+}
+
 // A wait that leaves one group too many under way.
 TEST(simt_wait_of_a_pipeline) {
   check_needed("the right count", []<bool kStep>(uint64_t seed) {
@@ -160,23 +180,26 @@ TEST(simt_copies_happen_when_waited_for) {
   alignas(16) int in[4][4] = {{10, 11, 12, 13}, {20, 21, 22, 23}, {30, 31, 32, 33}, {40, 41, 42, 43}};
   std::vector<int> seen;
   launch<Nvidia>(1, 32, 16 * 5, 1, [&] {
-    if (Nvidia::thread_index() != 7) return;
+    const bool me = Nvidia::thread_index() == 7;
     const auto look = [&] {
-      for (int i = 0; i < 5; ++i) seen.push_back(Shared<Nvidia>::load(4 * i + 1));
+      for (int i = 0; me && i < 5; ++i) seen.push_back(Shared<Nvidia>::load(4 * i + 1));
     };
-    for (int i = 0; i < 5; ++i) Shared<Nvidia>::store(4 * i + 1, 0);
+    for (int i = 0; me && i < 5; ++i) Shared<Nvidia>::store(4 * i + 1, 0);
     for (int i = 0; i < 3; ++i) {
-      Nvidia::copy16(Shared<Nvidia>::ints() + 4 * i, in[i], true);
+      if (me) Nvidia::copy16(Shared<Nvidia>::ints() + 4 * i, in[i], true);
       Nvidia::copy_commit();
     }
-    Nvidia::copy16(Shared<Nvidia>::ints() + 12, nullptr, false);
+    if (me) Nvidia::copy16(Shared<Nvidia>::ints() + 12, nullptr, false);
     Nvidia::copy_commit();
-    Nvidia::copy16(Shared<Nvidia>::ints() + 16, in[3], true);
+    if (me) Nvidia::copy16(Shared<Nvidia>::ints() + 16, in[3], true);
+    Nvidia::warp_sync();
     in[1][1] = 99;
-    look();
     Nvidia::copy_wait<2>();
     look();
+    Nvidia::warp_sync();
+    look();
     Nvidia::copy_wait<0>();
+    Nvidia::warp_sync();
     look();
   });
   CHECK((seen == std::vector<int>{-1, -1, -1, -1, -1, 11, 99, -1, -1, -1, 11, 99, 31, 0, -1}), "copies of each wait");

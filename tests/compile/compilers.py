@@ -1,0 +1,122 @@
+"""Device code of every kernel for one architecture: what the compiler says that it uses, and its instructions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["-O3", "-std=c++20", f"-I{ROOT / 'csrc'}"]
+NVIDIA = ("8.0", "8.6", "8.9", "9.0a", "10.0", "12.0")
+AMD = ("gfx90a", "gfx942", "gfx1100")
+#: <file>_kernel<policy, dtype, number>, mangled.
+MANGLED = re.compile(r"\d([a-z_]+)_kernelI.*?(Nvidia|Cdna|Rdna)E.*?\d(b?f16)ELi(\d+)E")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instantiation of a kernel.
+
+    Attributes:
+        name: of its source file.
+        policy: the architecture that it is written for.
+        dtype: ``f16`` or ``bf16``.
+        size: its number, the head_dim.
+        registers: 32-bit vector registers of a lane.
+        spills: bytes or registers that did not fit there, and everything else that a lane keeps in memory of its own.
+        shared: bytes of shared memory that are not asked for at launch.
+        code: its instructions.
+    """
+
+    name: str
+    policy: str
+    dtype: str
+    size: int
+    registers: int
+    spills: int
+    shared: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.policy}, {self.dtype}, {self.size}"
+
+
+def nvidia_tool(name: str) -> str | None:
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which(name, path=os.path.join(home, "bin") if home else None) or shutil.which(name)
+
+
+def compile_for(arch: str, folder: Path) -> list[Kernel]:
+    """Every kernel of csrc/cuda or csrc/hip, compiled for one architecture."""
+    compile_one, sources = (_nvidia, "cuda/*.cu") if arch in NVIDIA else (_amd, "hip/*.hip")
+    return [kernel for source in sorted((ROOT / "csrc").glob(sources)) for kernel in compile_one(source, arch, folder)]
+
+
+def _run(*command: str | Path) -> str:
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def _kernel(mangled: str, **measured) -> Kernel:
+    match = MANGLED.search(mangled)
+    assert match, f"a kernel of another form than the others: {mangled}"
+    name, policy, dtype, size = match.groups()
+    return Kernel(name, policy, dtype, int(size), **measured)
+
+
+def _nvidia(source: Path, arch: str, folder: Path) -> list[Kernel]:
+    cubin = folder / f"{source.stem}_{arch}.cubin"
+    sm = f"sm_{arch.replace('.', '')}"
+    log = _run(nvidia_tool("nvcc"), *FLAGS, "-cubin", f"-arch={sm}", "--resource-usage", source, "-o", cubin)
+    used = re.compile(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers([^\n]*)",
+        re.DOTALL,
+    )
+    code = dict(
+        re.findall(r"^\.text\.(\w+):\n(.*?)(?=^//---|\Z)", _run(_nvdisasm(), "-c", cubin), re.DOTALL | re.MULTILINE)
+    )
+    return [
+        _kernel(
+            name,
+            registers=int(registers),
+            spills=sum(map(int, memory)),
+            shared=int((re.search(r"(\d+) bytes smem", rest) or [0, 0])[1]),
+            code=code[name],
+        )
+        for name, *memory, registers, rest in used.findall(log)
+    ]
+
+
+def _nvdisasm() -> str:
+    found = nvidia_tool("nvdisasm")
+    assert found, "nvdisasm is missing: it belongs to the CUDA toolkit, and is the Python package nvidia-cuda-nvdisasm"
+    return found
+
+
+def _amd(source: Path, arch: str, folder: Path) -> list[Kernel]:
+    assembly = folder / f"{source.stem}_{arch}.s"
+    target = ["-x", "hip", f"--offload-arch={arch}", "--rocm-path=/usr", "-nogpulib", "--cuda-device-only", "-S"]
+    _run("clang++-19", *FLAGS, *target, source, "-o", assembly)
+    text = assembly.read_text()
+    code = dict(re.findall(r"^(\w+):\s+; @\1\n(.*?)^\.Lfunc_end", text, re.DOTALL | re.MULTILINE))
+    kernels = []
+    metadata = text[text.index("amdhsa.kernels:") : text.index("amdhsa.target:")]
+    for entry in re.split(r"^  - ", metadata, flags=re.MULTILINE)[1:]:
+        field = dict(re.findall(r"\.(\w+):\s+(\S+)", entry))
+        number = {name: int(value) for name, value in field.items() if value.isdigit()}
+        kernels.append(
+            _kernel(
+                field["name"],
+                registers=number["vgpr_count"],
+                spills=number["vgpr_spill_count"] + number["sgpr_spill_count"] + number["private_segment_fixed_size"],
+                shared=number["group_segment_fixed_size"],
+                code=code[field["name"]],
+            )
+        )
+    return kernels
