@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TEST_BACKENDS ?= cpu,simt
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: help demo test lint format sanitize bench clean
+.PHONY: help demo test lint format hipify sanitize bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,6 +50,10 @@ lint: $(VENV)/.test-dependencies
 
 format: $(VENV)/.test-dependencies
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# csrc/hip/*.hip from csrc/cuda/*.cu; the tests fail where they are stale.
+hipify: $(VENV)/.dependencies
+	$(BIN)/python tools/hipify.py
 
 # The torch-free core under AddressSanitizer and UBSan.
 sanitize:

@@ -79,3 +79,9 @@ def test_a_gpu_library_builds_and_loads_without_a_gpu(tmp_path, backend, list_na
     load = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert load.returncode == 0, load.stderr
     assert load.stdout.split() == [architecture]
+
+
+def test_hip_launchers_are_up_to_date():
+    """csrc/hip/*.hip is what `make hipify` writes from csrc/cuda/*.cu."""
+    check = subprocess.run([sys.executable, ROOT / "tools" / "hipify.py", "--check"], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout + check.stderr

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from .backends import BACKENDS
+from .backends import BACKENDS, Backend
 from .valid import OPERATORS, op_name
 
 
@@ -34,7 +34,7 @@ def _operators(item) -> set[str]:
 def pytest_collection_modifyitems(items):
     def can_run(item) -> bool:
         backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
-        if backend is None:
+        if not isinstance(backend, Backend):  # pytest asks for the tests of every folder
             return True
         where = item.get_closest_marker("where")
         return _operators(item) <= backend.operators and (where is None or where.args[0](backend))
