@@ -1,6 +1,6 @@
 """Builds the compiled libraries of fdpp: one per backend, from globbed sources.
 
-FDPP_BACKENDS names the backends (cpu, cuda, hip, simt) and fails when one cannot be built. Without it: cpu, and the GPU
+FDPP_BACKENDS names the backends (see BACKENDS) and fails when one cannot be built. Without it: cpu, and the GPU
 backend that this torch is built for, where its compiler is there. TORCH_CUDA_ARCH_LIST and PYTORCH_ROCM_ARCH name the
 architectures, MAX_JOBS and NVCC_THREADS limit parallel compiles. With FDPP_ANY_TORCH=1 a torch without GPU support
 builds the GPU libraries too, for one that has it.
@@ -53,12 +53,13 @@ class Device:
 
 @dataclass(frozen=True)
 class Backend:
-    """The sources of a library: folders of csrc compiled by the host, and device code where it has any."""
+    """The sources of a library: folders of csrc compiled by the host, and a vendor's device code where it has any."""
 
     folders: tuple[str, ...]
+    vendor: str | None = None  # of the GPU: whom torch has to support
     device_sources: str = ""
     device: Callable[[], Device] | None = None
-    torch_version: Callable[[], str | None] = lambda: torch.__version__
+    macros: tuple[str, ...] = ()
 
 
 def words(variable: str) -> list[str]:
@@ -140,10 +141,19 @@ def hip_device() -> Device:
 
 BACKENDS = {
     "cpu": Backend(("common", "cpu", "torch/shared", "torch/core")),
-    "cuda": Backend(("torch/shared", "torch/gpu"), "cuda/*.cu", cuda_device, lambda: torch.version.cuda),
-    "hip": Backend(("torch/shared", "torch/gpu"), "hip/*.hip", hip_device, lambda: torch.version.hip),
+    "cuda": Backend(("torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device),
+    "hip": Backend(("torch/shared", "torch/gpu"), "hip", "hip/*.hip", hip_device),
     "simt": Backend(("simt", "torch/shared", "torch/simt")),
+    # The CUDA library without the unified maximum, for the comparison in bench/attention.py.
+    "running_maximum": Backend(
+        ("torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device, ("FDPP_RUNNING_MAXIMUM",)
+    ),
 }
+
+
+def supported(vendor: str) -> bool:
+    """Whether this torch is built for the vendor's GPUs."""
+    return getattr(torch.version, vendor) is not None
 
 
 def device_of(name: str) -> Device | None:
@@ -153,10 +163,10 @@ def device_of(name: str) -> Device | None:
         Missing: it cannot be built here.
     """
     backend = BACKENDS[name]
-    if backend.torch_version() is None and os.environ.get("FDPP_ANY_TORCH") != "1":
+    if backend.vendor and not supported(backend.vendor) and os.environ.get("FDPP_ANY_TORCH") != "1":
         raise Missing(
-            f"a torch with {name.upper()} support (this is {torch.__version__}): install such a build, or set "
-            "FDPP_ANY_TORCH=1 to build for one that you will run later"
+            f"a torch with {backend.vendor.upper()} support (this is {torch.__version__}): install such a build, or "
+            "set FDPP_ANY_TORCH=1 to build for one that you will run later"
         )
     return backend.device() if backend.device else None
 
@@ -169,7 +179,7 @@ def chosen_backends() -> dict[str, Device | None]:
     if not wanted and "FDPP_BACKENDS" in os.environ:
         sys.exit("FDPP_BACKENDS names no backend")
     chosen = {}
-    for name in wanted or ["cpu", *(gpu for gpu in ("cuda", "hip") if BACKENDS[gpu].torch_version())]:
+    for name in wanted or ["cpu", *filter(supported, ("cuda", "hip"))]:
         try:
             chosen[name] = device_of(name)
         except Missing as missing:
@@ -198,7 +208,7 @@ class DeviceExtension(cpp_extension.BuildExtension):
 
     def compile_device(self, extension, source: str) -> str:
         target = Path(self.build_temp, f"{source}.o")
-        command = [*extension.device.command, "-c", source, "-o", str(target)]
+        command = [*extension.device.command, *extension.device_macros, "-c", source, "-o", str(target)]
         recipe = target.with_suffix(".command")
         inputs = [path for folder in ("csrc/common", os.path.dirname(source)) for path in Path(folder).iterdir()]
         if (
@@ -219,7 +229,7 @@ class DeviceExtension(cpp_extension.BuildExtension):
 def extension_of(name: str, device: Device | None):
     backend = BACKENDS[name]
     sources = sorted(path for folder in backend.folders for path in glob(f"csrc/{folder}/*.cpp"))
-    macros, link = list(TORCH_TARGET), []
+    macros, link = [*TORCH_TARGET, *((name, "1") for name in backend.macros)], []
     if device is not None:
         # USE_CUDA declares torch's function for the current stream, for both vendors.
         macros += [("USE_CUDA", "1"), ("FDPP_GPU_ARCHITECTURES", f'"{" ".join(device.architectures)}"')]
@@ -236,6 +246,7 @@ def extension_of(name: str, device: Device | None):
         extra_link_args=link,
     )
     extension.device = device
+    extension.device_macros = [f"-D{name}" for name in backend.macros]
     extension.device_sources = sorted(glob(f"csrc/{backend.device_sources}")) if device else []
     return extension
 

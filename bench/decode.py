@@ -78,7 +78,7 @@ def run_rounds(arguments: argparse.Namespace, models: dict) -> tuple[dict[str, l
                 answers.pop(engine, None)
                 print(f"{engine} is left out: {answer}", flush=True)
                 continue
-            answers.setdefault(engine, []).append(answer | {"read_bandwidth": harness.read_bandwidth()})
+            answers.setdefault(engine, []).append(answer | {"read_bandwidth": harness.bandwidth()})
             rates = ", ".join(f"batch {r['batch']}: {r['tokens_per_second']:.1f}" for r in answer["results"])
             print(f"round {number} of {arguments.rounds}, {engine}: {rates} tokens/s", flush=True)
     return answers, left_out

@@ -4,32 +4,52 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
+import re
+import statistics
 import subprocess
 from pathlib import Path
 
 import torch
 
-from fdpp import info, native
+from fdpp import info, native, timing
 
 RESULTS = Path(__file__).parent / "results"
 BANDWIDTH_BYTES = 512 * 2**20
+GPU_BANDWIDTH_BYTES = 2 * 2**30
+BOUND = {"cpu": "read", "cuda": "copy"}  # what the bandwidth of a device is measured by
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
-def read_bandwidth(repeats: int = 5) -> float:
-    """Bytes per second that the device reads from memory with torch's threads: the bound of every decode step."""
-    return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
+def bandwidth(device: str = "cpu", repeats: int = 5) -> float:
+    """Bytes per second of ``BOUND``, from and to memory: the bound of every decode step. A CPU uses torch's threads."""
+    if device == "cpu":
+        return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
+    source = torch.empty(GPU_BANDWIDTH_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy = {"copy": lambda _: target.copy_(source)}
+    times = timing.interleave(copy, copies=1, seconds=0, min_rounds=repeats, device=device)["copy"]
+    return 2 * GPU_BANDWIDTH_BYTES / statistics.median(times)
 
 
-def environment() -> dict[str, object]:
+def device_name(device: str = "cpu") -> str:
+    """What the maker calls the device."""
+    return info.cpu_model() if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def slug(device: str = "cpu") -> str:
+    """The device in the name of a file."""
+    return "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "_", device_name(device).lower()).strip("_")
+
+
+def environment(device: str = "cpu") -> dict[str, object]:
     """Where and with what a result was measured."""
     facts = info.collect()
     return {
-        "device": facts["processor"].get("model", platform.machine()),
+        "device": device_name(device),
         "cores": facts["processor"].get("cores"),
         "threads": torch.get_num_threads(),
         "processor": facts["processor"],
+        "gpus": facts["gpus"],
         "versions": facts["versions"],
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -47,10 +67,10 @@ def _commit() -> str:
     return (commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) if commit else "unknown"
 
 
-def write_json(path: Path, **content: object) -> None:
-    """Write one result, with its environment, as JSON."""
+def write_json(path: Path, device: str = "cpu", **content: object) -> None:
+    """Write one result, with the environment of ``device``, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), **content}, indent=1, default=str) + "\n")
+    path.write_text(json.dumps({"environment": environment(device), **content}, indent=1, default=str) + "\n")
     print(f"wrote {path}")
 
 

@@ -58,7 +58,7 @@ def measure_shape(K: int, N: int, dtype: str, ms: list[int], configs: bool, seco
     copies = timing.cold_copies(K * N * element)
     weight = torch.randn(N, K).div_(math.sqrt(K)).to(harness.DTYPES[dtype])
     weights = [weight.clone() for _ in range(copies)]
-    bandwidth = harness.read_bandwidth()
+    bandwidth = harness.bandwidth()
     rows = []
     for M in ms:
         x = torch.randn(M, K).to(harness.DTYPES[dtype])
@@ -154,7 +154,7 @@ def main() -> None:
             harness.print_table(new, COLUMNS)
             print(flush=True)
             rows += new
-    device = harness.environment()["device"]
+    device = harness.device_name()
     harness.write_json(arguments.out / "linear_cpu.json", rows=rows)
     for dtype in arguments.dtypes:
         title = f"Linear layers on {device}, {torch.get_num_threads()} threads, {dtype}, cold caches"

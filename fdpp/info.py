@@ -15,6 +15,7 @@ def collect() -> dict[str, dict[str, object]]:
     return {
         "versions": _versions(),
         "processor": _attempt(_processor),
+        "gpus": _attempt(_gpus),
         "build": _attempt(_build),
         "libraries": _attempt(_libraries),
         "dataflow tables": _attempt(_tables),
@@ -65,6 +66,20 @@ def _processor() -> dict[str, object]:
         "torch threads": torch.get_num_threads(),
         **native.load().cpu_features(),
     }
+
+
+def _gpus() -> dict[str, object]:
+    import torch
+
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        architecture = getattr(gpu, "gcnArchName", f"{gpu.major}.{gpu.minor}")
+        found[f"cuda:{index}"] = (
+            f"{gpu.name}, architecture {architecture}, {gpu.multi_processor_count} multiprocessors, "
+            f"{gpu.total_memory / 2**30:.0f} GiB"
+        )
+    return found
 
 
 def _build() -> dict[str, object]:

@@ -39,7 +39,7 @@ def _setup(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]
 def test_an_unknown_backend_is_refused():
     result = _setup("--version", FDPP_BACKENDS="cpu,vulkan")
     assert result.returncode != 0
-    assert "unknown backend vulkan; this version builds cpu, cuda, hip, simt" in result.stderr
+    assert "unknown backend vulkan; this version builds cpu, cuda, hip, simt, running_maximum" in result.stderr
 
 
 @pytest.mark.parametrize(("backend", "missing"), [("cuda", "nvcc"), ("hip", "a HIP compiler")])

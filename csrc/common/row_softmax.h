@@ -12,6 +12,12 @@
 namespace fdpp {
 
 // Which guard the dtype of the probabilities wants.
+#ifdef FDPP_RUNNING_MAXIMUM
+template <typename T>
+struct GuardOf {
+  using type = RunningMaximum;
+};
+#else
 template <typename T>
 struct GuardOf {
   using type = WideGuard;
@@ -20,6 +26,7 @@ template <>
 struct GuardOf<f16> {
   using type = NarrowGuard;
 };
+#endif
 
 template <typename P, typename Fragment, int D>
 class RowSoftmax {
@@ -67,7 +74,7 @@ class RowSoftmax {
     bool outside = false;
     FDPP_UNROLL
     for (int s = 0; s < kSlots; ++s) outside |= most[s] > (empty_[s] ? -INFINITY : r_[s] + Guard::kHigh);
-    if (P::any(outside)) move(most);
+    if (Guard::kEveryTile || P::any(outside)) move(most);
     FDPP_UNROLL
     for (int i = 0; i < kValues; ++i) {
       const int s = Fragment::slot(i);

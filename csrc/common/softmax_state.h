@@ -25,14 +25,24 @@ constexpr float kLog2e = 1.4426950408889634f;
 // |v| = 1e30 stay below the largest float; at 2^-20, |v| = 1e-30 stays above the smallest normal one. In natural units this is
 // +-13.9 around phi, where more than 99.9 % of the logits of most models lie (paper, table of logit ranges).
 struct WideGuard {
+  static constexpr bool kEveryTile = false;
   static constexpr float kLow = -20.0f;
   static constexpr float kHigh = 20.0f;
 };
 
 // Probabilities that feed a matrix unit as float16 end at 65504 and lose bits below 2^-14.
 struct NarrowGuard {
+  static constexpr bool kEveryTile = false;
   static constexpr float kLow = -6.0f;
   static constexpr float kHigh = 14.0f;
+};
+
+// What everybody else does, for comparison (bench/attention.py): each tile's maxima are exchanged, r is the largest so far,
+// and (l, o) are rescaled every time.
+struct RunningMaximum {
+  static constexpr bool kEveryTile = true;
+  static constexpr float kLow = INFINITY;
+  static constexpr float kHigh = 0.0f;
 };
 
 // 2^x of the C library, unless a backend brings its own.

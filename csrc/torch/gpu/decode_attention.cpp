@@ -5,6 +5,7 @@
 
 #include "common/gpu_launch.h"
 #include "torch/shared/gpu_attention.h"
+#include "torch/shared/schemas.h"
 
 // A torch without GPU support has no such function. Weak, so that the library loads there all the same.
 #pragma weak aoti_torch_get_current_cuda_stream
@@ -39,7 +40,14 @@ Tensor run_gpu(const AttentionArguments& arguments) {
   return call.out;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fdpp, CUDA, m) { m.impl("decode_attention", TORCH_BOX(&decode_attention<run_gpu>)); }
+#ifdef FDPP_RUNNING_MAXIMUM
+STABLE_TORCH_LIBRARY(fdpp_running_maximum, m) { m.def(schemas::kDecodeAttention); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_running_maximum, CUDA, m) {
+#else
+STABLE_TORCH_LIBRARY_IMPL(fdpp, CUDA, m) {
+#endif
+  m.impl("decode_attention", TORCH_BOX(&decode_attention<run_gpu>));
+}
 
 }  // namespace
 
