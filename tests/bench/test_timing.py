@@ -6,10 +6,11 @@ from fdpp import timing
 
 
 def test_copies_exceed_the_last_level_cache_several_times(monkeypatch):
-    monkeypatch.setattr(timing, "last_level_cache_bytes", lambda: 32 << 20)
+    monkeypatch.setattr(timing, "last_level_cache_bytes", lambda device: 32 << 20)
     for num_bytes in (1, 1000, 1 << 20, 33 << 20, 1 << 30):
         copies = timing.cold_copies(num_bytes)
-        assert (copies - 1) * num_bytes >= 4 * 32 << 20 or copies == 2
+        # One that is far larger than the cache has pushed its own beginning out when it ends.
+        assert (copies - 1) * num_bytes >= 4 * 32 << 20 or num_bytes >= 4 * 32 << 20
 
 
 def test_interleaving_gives_everybody_every_round_and_takes_copies_in_turn():
