@@ -21,8 +21,10 @@
 //   void  P::copy_commit()                    closes a group of this lane's copies
 //   void  P::copy_wait<N>()                   waits until at most the N groups committed last are under way
 //   float P::coherent_load(const float*)      global memory that other blocks wrote before they arrived
-//   int   P::arrive(int* counter)             one thread, after barrier(): publishes the block's global writes, adds 1, returns
-//                                             the value before; the writes of those that arrived earlier can be read (coherent_load)
+//   void  P::publish()                        all threads, before the barrier() in front of arrive(): this thread's global writes
+//                                             can be seen by other blocks from there on
+//   int   P::arrive(int* counter)             one thread: adds 1 and returns the value before; what those published that
+//                                             arrived earlier can be read (coherent_load)
 //   void  P::add(int64_t* global, int64_t)    atomic
 // Arithmetic
 //   float P::exp2(float)                      2^x within a few units in the last place; 0 for -infinity

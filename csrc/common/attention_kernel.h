@@ -131,6 +131,7 @@ class DecodeAttention {
     constexpr int64_t kState = attention_state_floats(D);
     float* const partial = p.partial + kState * block.unit * p.num_splits;
     merge.run(warps, kWarps, beside, partial + kState * block.split);
+    P::publish();
     P::barrier();
     int* const arrived = reinterpret_cast<int*>(beside);
     if (P::thread_index() == 0) P::shared_store(arrived, P::arrive(p.arrivals + block.unit));

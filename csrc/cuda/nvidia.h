@@ -89,10 +89,9 @@ struct Nvidia {
   // Not from L1, which is not coherent.
   __device__ __forceinline__ static float coherent_load(const float* source) { return __ldcg(source); }
 
-  // The fences make the counter a release of what barrier() gathered and an acquire of what it published ("Memory Consistency
-  // Model": fence patterns).
+  // The fence after the counter makes it an acquire ("Memory Consistency Model": fence patterns).
+  __device__ __forceinline__ static void publish() { __threadfence(); }
   __device__ __forceinline__ static int arrive(int* counter) {
-    __threadfence();
     const int before = atomicAdd(counter, 1);
     __threadfence();
     return before;

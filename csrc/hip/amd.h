@@ -16,7 +16,6 @@ struct Amd {
   __device__ __forceinline__ static int thread_index() { return static_cast<int>(__builtin_amdgcn_workitem_id_x()); }
   __device__ __forceinline__ static int block_index() { return static_cast<int>(__builtin_amdgcn_workgroup_id_x()); }
 
-  // Release for the whole device: arrive(), which one thread calls after this, then publishes what all waves have written.
   __device__ __forceinline__ static void barrier() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
     __builtin_amdgcn_s_barrier();
@@ -77,6 +76,8 @@ struct Amd {
   __device__ __forceinline__ static float coherent_load(const float* source) {
     return __hip_atomic_load(source, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
   }
+  // Every wave waits for its own stores: a release by the wave that arrives would wait for none but that wave's.
+  __device__ __forceinline__ static void publish() { __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent"); }
   __device__ __forceinline__ static int arrive(int* counter) {
     return __hip_atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
   }

@@ -86,6 +86,8 @@ class Executor {
   void launch(const Grid& grid, uint64_t seed, void (*kernel)(const void*), const void* argument);
 
   void barrier(Where where);
+  void publish() { ++published_; }
+  void check_published() const;
   void meet(const char* name, void (*run)(void* const*), void* operand, Where where);
   Lane& lane() { return lanes_[context.thread]; }
   [[noreturn]] void fail(const char* format, std::va_list arguments);
@@ -124,6 +126,7 @@ class Executor {
   int arrived_ = 0;      // at the barrier
   Where barrier_where_;  // of the first that arrived
   int left_ = 0;
+  int published_ = 0;
 
   SharedMemory shared_;
   int64_t shared_capacity_ = 0;
@@ -167,7 +170,7 @@ void Executor::run_block(int block) {
   context = {0, block, shared_.get(), grid_.shared_bytes};
   std::fill_n(shared_.get(), grid_.shared_bytes, static_cast<char>(kNan));
   failed_ = false;
-  arrived_ = left_ = num_ready_warps_ = 0;
+  arrived_ = left_ = num_ready_warps_ = published_ = 0;
   for (int i = 0; i < grid_.threads; ++i) {
     Lane& lane = lanes_[i];
     lane.fiber.start(stacks_.bottom(i), Stacks::bytes(i), entry);
@@ -249,6 +252,11 @@ void Executor::barrier(Where where) {
     for (Warp& warp : warps_) make_ready(warp);
   }
   yield();
+}
+
+void Executor::check_published() const {
+  if (published_ % grid_.threads == 0 && published_ > 0) return;
+  simt::fail("arrives when %d of %d threads have published", published_ % grid_.threads, grid_.threads);
 }
 
 void Executor::meet(const char* name, void (*run)(void* const*), void* operand, Where where) {
@@ -336,6 +344,10 @@ void warp_sync(Where where) {
 void meet(const char* name, void (*run)(void* const*), void* operand, Where where) {
   running->meet(name, run, operand, where);
 }
+
+void publish() { running->publish(); }
+
+void check_published() { running->check_published(); }
 
 void issue_copy(void* shared, const void* global) {
   check_copy(shared, global);

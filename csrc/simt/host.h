@@ -74,6 +74,10 @@ inline void copy16(void* shared, const void* global) {
   }
 }
 
+// Nothing is hidden from other blocks, but a thread of the block that has not published is reported.
+void publish();
+void check_published();
+
 void issue_copy(void* shared, const void* global);
 void commit_copies();
 void wait_copies(int groups);

@@ -71,7 +71,11 @@ struct Host {
   static void copy_wait() {}
 
   static float coherent_load(const float* source) { return *source; }
-  static int arrive(int* counter) { return (*counter)++; }
+  static void publish() { simt::publish(); }
+  static int arrive(int* counter) {
+    check_published();
+    return (*counter)++;
+  }
   static void add(int64_t* target, int64_t x) { *target += x; }
 
   // Arithmetic

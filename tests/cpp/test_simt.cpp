@@ -307,6 +307,16 @@ TEST(simt_lane_leaves_before_a_collective) {
                        {"diverged", "threads 64-69, 71-127 wait at any (", "have left the kernel"});
 }
 
+TEST(simt_missing_publish) {
+  check_reported<Cdna>(128, 0, [] {
+                         int counter = 0;
+                         if (Cdna::thread_index() < 64) Cdna::publish();
+                         Cdna::barrier();
+                         if (Cdna::thread_index() == 0) Cdna::arrive(&counter);
+                       },
+                       {"arrives when 64 of 128 threads have published"});
+}
+
 TEST(simt_mismatched_collectives) {
   check_reported<Nvidia>(32, 0,
                          [] {
