@@ -141,12 +141,12 @@ def hip_device() -> Device:
 
 BACKENDS = {
     "cpu": Backend(("common", "cpu", "torch/shared", "torch/core")),
-    "cuda": Backend(("torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device),
-    "hip": Backend(("torch/shared", "torch/gpu"), "hip", "hip/*.hip", hip_device),
-    "simt": Backend(("simt", "torch/shared", "torch/simt")),
+    "cuda": Backend(("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device),
+    "hip": Backend(("common", "torch/shared", "torch/gpu"), "hip", "hip/*.hip", hip_device),
+    "simt": Backend(("common", "simt", "torch/shared", "torch/simt")),
     # The CUDA library without the unified maximum, for the comparison in bench/attention.py.
     "running_maximum": Backend(
-        ("torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device, ("FDPP_RUNNING_MAXIMUM",)
+        ("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device, ("FDPP_RUNNING_MAXIMUM",)
     ),
 }
 

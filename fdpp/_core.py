@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-DTYPES = ("float32", "bfloat16", "float16")  # numbered as in csrc/common/dtype.h
-IMPLEMENTATIONS = ("gemv", "flat_gemm", "aten")  # numbered as in csrc/common/dataflow.h
+from fdpp.linear_host import LinearHost
 
 
 def _load() -> ctypes.CDLL:
@@ -27,9 +26,6 @@ def _load() -> ctypes.CDLL:
     for name, result, arguments in (
         ("fdpp_build_info", ctypes.c_char_p, []),
         ("fdpp_cpu_features", ctypes.c_char_p, []),
-        ("fdpp_flat_gemm_configs", ctypes.c_int, [integer]),
-        ("fdpp_set_linear_table", ctypes.c_char_p, [ctypes.POINTER(integer), integer]),
-        ("fdpp_linear_choice", None, [integer] * 4 + [ctypes.POINTER(integer)]),
         ("fdpp_plan_splits", ctypes.c_int, [integer, integer, ctypes.c_int, ctypes.c_int]),
         ("fdpp_measure_read_bandwidth", ctypes.c_double, [integer, ctypes.c_int]),
         ("fdpp_advise_huge_pages", ctypes.c_int, [ctypes.c_void_p, integer]),
@@ -40,12 +36,7 @@ def _load() -> ctypes.CDLL:
 
 
 _library = _load()
-
-
-def _number(names: tuple[str, ...], what: str, name: str) -> int:
-    if name not in names:
-        raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r:.80}")
-    return names.index(name)
+linear_host = LinearHost(_library)
 
 
 def build_info() -> dict[str, str]:
@@ -65,34 +56,6 @@ def cpu_features() -> dict[str, object]:
         raise ImportError(fields[0])
     isa, device, available = fields
     return {"isa": isa, "available": available.split(","), "device": device}
-
-
-def flat_gemm_configs(dtype: str = "float32") -> int:
-    """Number of tile configurations of ``flat_gemm`` for a dtype."""
-    return _library.fdpp_flat_gemm_configs(_number(DTYPES, "dtype", dtype))
-
-
-def set_linear_table(rows: list[tuple[str, int, int, int, str, int]]) -> None:
-    """Replace the dataflow table: rows of (dtype, N, K, M, impl, config).
-
-    Raises:
-        ValueError: a row that names something unknown; the table in force stays.
-    """
-    cells = [
-        (_number(DTYPES, "dtype", dtype), N, K, M, _number(IMPLEMENTATIONS, "impl", impl), config)
-        for dtype, N, K, M, impl, config in rows
-    ]
-    flat = (ctypes.c_int64 * (6 * len(cells)))(*(value for row in cells for value in row))
-    problem = _library.fdpp_set_linear_table(flat, len(cells))
-    if problem:
-        raise ValueError(problem.decode())
-
-
-def linear_choice(dtype: str, N: int, K: int, M: int) -> dict[str, object]:
-    """What ``linear`` does for a shape: ``impl``, ``config``, and whether a ``table`` row or the ``rule`` says so."""
-    choice = (ctypes.c_int64 * 3)()
-    _library.fdpp_linear_choice(_number(DTYPES, "dtype", dtype), N, K, M, choice)
-    return {"impl": IMPLEMENTATIONS[choice[0]], "config": choice[1], "source": "table" if choice[2] else "rule"}
 
 
 def plan_splits(units: int, max_keys: int, workers: int, min_keys: int) -> int:

@@ -2,7 +2,9 @@
 
 A table is a CSV file with one row per (device, dtype, N, K, M): the fastest implementation, its configuration, and what
 was measured. Shipped tables lie in ``fdpp/dataflow_tables``; the user's own table (``fdpp tune`` writes it) wins over
-them. Shapes without a row follow a rule (``cpu_rule`` in csrc/common/dataflow.cpp). The look-up itself is C++.
+them. Shapes without a row follow a rule (csrc/common/dataflow.h). The look-up itself is C++.
+
+Tables know a GPU as ``cuda:<name>`` or ``hip:<name>``, and a processor by its maker, family, model and instruction set.
 
 Source: FlashDecoding++ (arXiv 2311.01282), section 5.
 """
@@ -16,7 +18,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fdpp import native
+from fdpp.linear_host import DTYPES, LinearHost
 
+GPU_BACKENDS = ("cuda", "hip", "simt")
 SHIPPED = Path(__file__).parent / "dataflow_tables"
 IMPLEMENTATIONS = {"gemv": "A, GEMV", "flat_gemm": "B, flat GEMM", "aten": "C, the vendor's GEMM"}
 MAX_ROWS = 100_000
@@ -87,8 +91,8 @@ def _parse(cells: list[str], where: str) -> Row:
         row = Row(*(_PARSERS[field.type](cell) for field, cell in zip(fields(Row), cells, strict=True)))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    known_dtype = row.dtype in ("float32", "bfloat16", "float16")
-    configs = native.load().flat_gemm_configs(row.dtype) if row.impl == "flat_gemm" and known_dtype else 0
+    known_dtype = row.dtype in DTYPES
+    configs = _flat_gemm_configs(row) if row.impl == "flat_gemm" and known_dtype else 0
     problems = {
         f"dtype {row.dtype!r} (expected float32, bfloat16 or float16)": not known_dtype,
         f"impl {row.impl!r} (expected {', '.join(IMPLEMENTATIONS)})": row.impl not in IMPLEMENTATIONS,
@@ -102,6 +106,24 @@ def _parse(cells: list[str], where: str) -> Row:
         if holds:
             raise ValueError(f"{where}: bad {problem}")
     return row
+
+
+def _backend_of(device: str) -> str:
+    """The backend that the name of a device in a table belongs to."""
+    prefix, colon, _ = device.partition(":")
+    return prefix if colon and prefix in GPU_BACKENDS else "cpu"
+
+
+def _hosts() -> dict[str, LinearHost]:
+    """The libraries that are in this process, by backend."""
+    loaded = ["cpu", *filter(native.is_loaded, GPU_BACKENDS)]
+    return {backend: native.linear_host(backend) for backend in loaded}
+
+
+def _flat_gemm_configs(row: Row) -> int:
+    """How many configurations there are for a row's device; any number where its library is not here to ask."""
+    host = _hosts().get(_backend_of(row.device))
+    return host.flat_gemm_configs(row.dtype) if host else MAX_ROWS
 
 
 def write_table(path: Path, rows: list[Row], comment: str) -> None:
@@ -139,33 +161,102 @@ def tables() -> dict[Path, list[Row]]:
     return found
 
 
-def install() -> int:
-    """Hand the rows measured on this device to the core. Returns how many there are."""
-    core = native.load()
-    device = core.cpu_features()["device"]
-    rows = {row.key: row for table in tables().values() for row in table if row.device == device}
-    core.set_linear_table([(row.dtype, row.N, row.K, row.M, row.impl, row.config) for row in rows.values()])
-    return len(rows)
+def install() -> None:
+    """Hand the tables to the libraries: of those for the CPU, the rows of this processor."""
+    rows: dict[str, dict[tuple, Row]] = {}
+    for table in tables().values():
+        for row in table:
+            rows.setdefault(row.device, {})[row.key] = row
+    hosts = _hosts()
+    processor = hosts["cpu"].device_name()
+    rows.setdefault(processor, {})
+    for device, mine in rows.items():
+        host = hosts.get(_backend_of(device))
+        if host and (host is not hosts["cpu"] or device == processor):
+            host.set_table(device, [(row.dtype, row.N, row.K, row.M, row.impl, row.config) for row in mine.values()])
+    set_batch_invariant(_batch_invariant)
 
 
-def explain(N: int, K: int, M: int, dtype: str = "bfloat16") -> str:
-    """Which implementation ``linear`` takes for ``x [M, K]`` and ``weight [N, K]``, and why: a few lines of text.
+_batch_invariant = os.environ.get("FDPP_BATCH_INVARIANT") == "1"
+
+
+def set_batch_invariant(on: bool) -> None:
+    """Whether ``linear`` gives a row the same bits whatever rows stand around it, in this process and from now on.
+
+    It then takes one implementation and one split for every M, and no table: flat GEMM on GPUs (also beyond 64 rows), GEMV
+    on CPUs. ``FDPP_BATCH_INVARIANT=1`` in the environment does the same from the start. ``decode_attention`` with a given
+    ``num_splits`` is batch-invariant anyway.
+    """
+    global _batch_invariant
+    _batch_invariant = bool(on)
+    for host in _hosts().values():
+        host.set_batch_invariant(_batch_invariant)
+
+
+def is_batch_invariant() -> bool:
+    """What :func:`set_batch_invariant` said last."""
+    return _batch_invariant
+
+
+def host_of(device: str) -> tuple[LinearHost, int]:
+    """The library of a torch device, and the device's number there.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:1`` (an AMD GPU too is called so in torch).
 
     Raises:
-        ValueError: an unknown dtype or a size below 1.
+        ValueError: this torch or this build of fdpp has no such device.
+    """
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return native.linear_host(), 0
+    vendor = native.gpu_vendor()
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise ValueError(f"device must be cpu, cuda or cuda:<number>; got {device!r:.80}")
+    if vendor is None:
+        raise ValueError("device cuda: this torch is built without support for GPUs")
+    if problem := native.load_gpu():
+        raise ValueError(problem)
+    import torch
+
+    if int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device}: torch sees {torch.cuda.device_count()} GPUs")
+    return native.linear_host(vendor), int(index or 0)
+
+
+def explain(N: int, K: int, M: int, dtype: str = "bfloat16", device: str = "cpu") -> str:
+    """Which implementation ``linear`` takes for ``x [M, K]`` and ``weight [N, K]``, and why: a few lines of text.
+
+    Args:
+        N: rows of the weight.
+        K: its columns.
+        M: rows of x.
+        dtype: its name.
+        device: a torch device, as :func:`host_of` takes it.
+
+    Raises:
+        ValueError: an unknown dtype or device, or a size below 1.
     """
     if min(N, K, M) < 1:
         raise ValueError(f"N, K and M must be at least 1; got {N}, {K}, {M}")
-    core = native.load()
-    choice = core.linear_choice(dtype, N, K, M)
-    device = core.cpu_features()["device"]
+    host, index = host_of(device)
+    choice, name = host.choice(dtype, N, K, M, index), host.device_name(index)
     config = f", configuration {choice['config']}" if choice["config"] >= 0 else ""
-    lines = [f"{dtype} [M={M}, K={K}] x [N={N}, K={K}]^T on {device}: {IMPLEMENTATIONS[choice['impl']]}{config}"]
+    what = f"{dtype} [M={M}, K={K}] x [N={N}, K={K}]^T on {name}: {IMPLEMENTATIONS[choice['impl']]}{config}"
+    return f"{what}\n{_reason(choice, name, dtype, N, K, M)}"
+
+
+def _reason(choice: dict[str, object], device: str, dtype: str, N: int, K: int, M: int) -> str:
+    if choice["source"] == "batch_invariant":
+        return "for all M, as results are to be batch-invariant"
     if choice["source"] == "rule":
-        lines.append(
-            "by rule: no table has a row of this device for this shape at this M or above (`fdpp tune` writes one)"
-        )
-        return "\n".join(lines)
+        why = "by rule: no table has a row of this device for this shape at this M or above (`fdpp tune` writes one)"
+        if device.partition(":")[0] in GPU_BACKENDS and choice["impl"] == "aten":
+            if dtype == "float32":
+                return f"{why}; the kernels for GPUs take float16 and bfloat16"
+            if K % 8:
+                return f"{why}; K is no multiple of 8, which the kernels for GPUs would read element by element"
+        return why
     rows = [
         (row.M, path != user_table(), path, row)
         for path, table in tables().items()
@@ -173,12 +264,10 @@ def explain(N: int, K: int, M: int, dtype: str = "bfloat16") -> str:
         if row.key[:4] == (device, dtype, N, K) and row.M >= M
     ]
     if not rows:
-        lines.append("by a table that was installed and has changed or gone since")
-        return "\n".join(lines)
+        return "by a table that was installed and has changed or gone since"
     *_, path, row = min(rows, key=lambda found: found[:2])
     origin = "your table" if path == user_table() else "shipped table"
-    lines.append(
+    return (
         f"by {origin} {path.name}, measured at M={row.M}: {row.microseconds:.0f} us, {row.gbps:.1f} GB/s of weights, "
         f"{row.ratio_to_aten:.2f}x as fast as the vendor's GEMM, error {row.error:.1e}"
     )
-    return "\n".join(lines)

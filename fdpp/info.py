@@ -96,13 +96,17 @@ def _libraries() -> dict[str, object]:
 
 
 def _tables() -> dict[str, object]:
+    import torch
+
     from fdpp import dataflow, native
 
-    device = native.load().cpu_features()["device"]
+    devices = {native.linear_host().device_name()}
+    if (vendor := native.gpu_vendor()) and native.is_loaded(vendor):
+        devices |= {native.linear_host(vendor).device_name(i) for i in range(torch.cuda.device_count())}
     found = {}
     for path, rows in dataflow.tables().items():
-        mine = sum(row.device == device for row in rows)
-        found[str(path)] = f"{mine} of {len(rows)} rows for this device"
+        mine = sum(row.device in devices for row in rows)
+        found[str(path)] = f"{mine} of {len(rows)} rows for the devices of this machine"
     return found
 
 

@@ -7,6 +7,8 @@ import functools
 import importlib
 from pathlib import Path
 
+from fdpp.linear_host import LinearHost
+
 BACKENDS = ("core", "cuda", "hip", "simt")
 
 
@@ -51,15 +53,30 @@ def load_backend(name: str) -> ctypes.CDLL:
         ) from error
 
 
+def is_loaded(name: str) -> bool:
+    """Whether ``libfdpp_<name>`` is in this process; it is not loaded by asking."""
+    import torch
+
+    return any(Path(path).name.startswith(f"libfdpp_{name}") for path in torch.ops.loaded_libraries)
+
+
+@functools.cache
+def linear_host(backend: str = "cpu") -> LinearHost:
+    """What the library of a backend (``cpu``, ``cuda``, ``hip``, ``simt``) knows about linear layers.
+
+    Raises:
+        ImportError: as :func:`load_backend`.
+    """
+    return load().linear_host if backend == "cpu" else LinearHost(load_backend(backend))
+
+
 @functools.cache
 def load_gpu() -> str | None:
     """Load the library for the GPUs of this torch, if it supports any; what is wrong with it, or None.
 
     The GPU itself is not looked for: that would start its driver, and a process that did cannot fork any more.
     """
-    import torch
-
-    vendor = "cuda" if torch.version.cuda else "hip" if torch.version.hip else None
+    vendor = gpu_vendor()
     if vendor is None:
         return None
     try:
@@ -67,6 +84,13 @@ def load_gpu() -> str | None:
     except ImportError as error:
         return str(error)
     return None
+
+
+def gpu_vendor() -> str | None:
+    """``cuda`` or ``hip``, whose GPUs this torch is built for, or None."""
+    import torch
+
+    return "cuda" if torch.version.cuda else "hip" if torch.version.hip else None
 
 
 def libraries() -> dict[str, str]:
@@ -83,13 +107,11 @@ def _built(name: str) -> Path:
 
 
 def _describe(name: str) -> str:
-    import torch
-
     try:
         path = _built(name)
     except FileNotFoundError:
         return "not built"
-    if str(path.resolve()) not in torch.ops.loaded_libraries:
+    if not is_loaded(name):
         return f"{path.name}, not loaded"
     if name not in ("cuda", "hip"):
         return f"{path.name}, loaded"

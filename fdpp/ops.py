@@ -94,61 +94,95 @@ def decode_attention(
     )
 
 
-def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` by matrix-vector products (ImplA of the dataflow table).
+def gemv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
+    """``x @ weight.T + bias`` by matrix-vector products (ImplA of the dataflow table), and what often follows it.
 
     Args:
-        x: ``[..., K]``, float32, bfloat16 or float16, last dimension contiguous; ``M`` is the product of the others.
+        x: ``[..., K]``, float32 (CPU), bfloat16 or float16, last dimension contiguous; ``M`` is the product of the
+            others. Any outer strides; on a GPU, rows of ``x`` and ``weight`` that do not begin at multiples of 16 bytes,
+            or a ``K`` that is no multiple of 8, are read element by element.
         weight: ``[N, K]``, dtype of ``x``, last dimension contiguous.
         bias: ``[N]``, dtype of ``x``, contiguous.
+        residual: ``[..., N]`` (``[..., N / 2]`` when gated), dtype of ``x`` or float32, last dimension contiguous; is
+            added to the result.
+        gated: rows ``2 i`` and ``2 i + 1`` of the weight are gate and up of column ``i`` of the result, which is
+            ``silu(gate) * up`` of their products.
 
     Returns:
-        ``[..., N]``, contiguous, dtype of ``x``; sums are accumulated in float32.
+        ``[..., N]`` (``[..., N / 2]`` when gated), contiguous, dtype of ``residual`` if there is one, else of ``x``. Sums
+        are accumulated in float32. On a GPU the result is rounded once; elsewhere, and in ImplC, the product is rounded to
+        the dtype of ``x`` before gates and residual.
 
     Raises:
         RuntimeError: a shape, dtype, device or stride that is not as above.
 
     Source: FlashDecoding++ section 5, ImplA; best at M = 1, correct for every M.
     """
-    return _fdpp.gemv.default(x, weight, bias)
+    return _fdpp.gemv.default(x, weight, bias, residual=residual, gated=gated)
 
 
-def flat_gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, config: int = -1) -> Tensor:
+def flat_gemm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    config: int = -1,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
     """``x @ weight.T + bias`` for few rows (ImplB): a GEMM that streams the weights once through double-buffered tiles.
 
     Args:
         x: ``[..., K]``, ``M`` = product of the leading dimensions, at most 64. Otherwise as in :func:`gemv`.
         weight: ``[N, K]``.
         bias: ``[N]``.
-        config: index of a tile configuration of the backend; -1 takes the default for the shape.
+        config: index of a tile configuration of the backend; -1 takes the default for the shape. On a GPU it names a tile
+            and how its work is spread over blocks (csrc/common/flat_plan.h).
+        residual: as in :func:`gemv`.
+        gated: as in :func:`gemv`.
 
     Returns:
-        ``[..., N]``, contiguous, dtype of ``x``; sums are accumulated in float32.
+        as :func:`gemv`.
 
     Raises:
         RuntimeError: ``M`` above 64, an unknown ``config``, or as in :func:`gemv`.
 
     Source: FlashDecoding++ section 4.
     """
-    return _fdpp.flat_gemm.default(x, weight, bias, config=config)
+    return _fdpp.flat_gemm.default(x, weight, bias, config=config, residual=residual, gated=gated)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
     """``x @ weight.T + bias`` by the implementation that the dataflow table names for this shape and device.
 
     The candidates are :func:`gemv` (A), :func:`flat_gemm` (B) and ``aten::linear`` (C).
-    :func:`fdpp.explain` says which one a shape takes, and why. Arguments, result and errors as in :func:`gemv`.
+    :func:`fdpp.explain` says which one a shape takes, and why; :func:`fdpp.dataflow.set_batch_invariant` makes a row's
+    result independent of the rows around it. Arguments, result and errors as in :func:`gemv`.
 
     Source: FlashDecoding++ section 5 (heuristic dataflow).
     """
-    return _fdpp.linear.default(x, weight, bias)
+    return _fdpp.linear.default(x, weight, bias, residual=residual, gated=gated)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last dimension, in float32 inside.
 
     Args:
-        x: ``[..., H]``, float32, bfloat16 or float16; last dimension contiguous, outer strides free.
+        x: ``[..., H]``, float32 (CPU), bfloat16 or float16; last dimension contiguous, outer strides free.
         weight: ``[H]``, dtype of ``x``, contiguous.
         eps: added to the mean square.
 
@@ -198,7 +232,7 @@ def rope_append(
     """Rotate ``q`` and ``k`` by their positions and write ``k`` and ``v`` into the cache.
 
     Args:
-        q: ``[B, Sq, Hq, D]``, float32, bfloat16 or float16; last dimension contiguous, outer strides free; any ``Sq``.
+        q: ``[B, Sq, Hq, D]``, float32 (CPU), bfloat16 or float16; last dimension contiguous, outer strides free; any ``Sq``.
         k: ``[B, Sq, Hkv, D]``, likewise.
         v: ``[B, Sq, Hkv, D]``, likewise; not rotated.
         cos: float32 ``[max_position, rot / 2]``, contiguous; the first ``rot <= D`` elements of a head are rotated.
@@ -215,7 +249,8 @@ def rope_append(
 
     Raises:
         RuntimeError: a position at or beyond ``max_position`` or the capacity of the cache, a page outside the cache, a
-            shape, dtype, device or stride that is not as above.
+            shape, dtype, device or stride that is not as above. Positions and pages that lie on a GPU are not looked at:
+            there such a token's query becomes NaN, and nothing is written for it.
 
     Source: RoFormer, arXiv 2104.09864.
     """
@@ -228,7 +263,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up``, where ``gate_up`` holds both halves side by side.
 
     Args:
-        gate_up: ``[..., 2F]``, float32, bfloat16 or float16; last dimension contiguous, outer strides free.
+        gate_up: ``[..., 2F]``, float32 (CPU), bfloat16 or float16; last dimension contiguous, outer strides free.
 
     Returns:
         ``[..., F]``, contiguous, dtype of ``gate_up``; computed in float32.
@@ -254,8 +289,7 @@ def _same_device(op: str, **tensors: Tensor | None) -> None:
             )
 
 
-@torch.library.register_fake("fdpp::decode_attention")
-def fake_decode_attention(
+def _fake_decode_attention(
     q,
     k_cache,
     v_cache,
@@ -287,31 +321,25 @@ def fake_decode_attention(
 
 
 def _fake_linear(op: str):
-    def fake(x, weight, bias=None, config=-1):
-        _same_device(op, x=x, weight=weight, bias=bias)
-        return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    def fake(x, weight, bias=None, *, config=-1, residual=None, gated=False):
+        _same_device(op, x=x, weight=weight, bias=bias, residual=residual)
+        columns = weight.shape[0] // 2 if gated else weight.shape[0]
+        return (x if residual is None else residual).new_empty((*x.shape[:-1], columns))
 
     return fake
 
 
-for _op in ("gemv", "flat_gemm", "linear"):
-    torch.library.register_fake(f"fdpp::{_op}", _fake_linear(_op))
-
-
-@torch.library.register_fake("fdpp::rms_norm")
-def _(x, weight, eps):
+def _fake_rms_norm(x, weight, eps):
     _same_device("rms_norm", x=x, weight=weight)
     return x.new_empty(x.shape)
 
 
-@torch.library.register_fake("fdpp::add_rms_norm")
-def _(x, residual, weight, eps):
+def _fake_add_rms_norm(x, residual, weight, eps):
     _same_device("add_rms_norm", x=x, residual=residual, weight=weight)
     return x.new_empty(x.shape)
 
 
-@torch.library.register_fake("fdpp::rope_append")
-def _(q, k, v, cos, sin, positions, k_cache, v_cache, block_table=None, interleaved=False):
+def _fake_rope_append(q, k, v, cos, sin, positions, k_cache, v_cache, block_table=None, interleaved=False):
     _same_device(
         "rope_append",
         q=q,
@@ -327,6 +355,17 @@ def _(q, k, v, cos, sin, positions, k_cache, v_cache, block_table=None, interlea
     return q.new_empty(q.shape)
 
 
-@torch.library.register_fake("fdpp::silu_mul")
-def _(gate_up):
+def _fake_silu_mul(gate_up):
     return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
+
+
+FAKES = {
+    "decode_attention": _fake_decode_attention,
+    **{op: _fake_linear(op) for op in ("gemv", "flat_gemm", "linear")},
+    "rms_norm": _fake_rms_norm,
+    "add_rms_norm": _fake_add_rms_norm,
+    "rope_append": _fake_rope_append,
+    "silu_mul": _fake_silu_mul,
+}
+for _op, _fake in FAKES.items():
+    torch.library.register_fake(f"fdpp::{_op}", _fake)

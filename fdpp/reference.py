@@ -60,19 +60,44 @@ def decode_attention(
     return out.flatten(2, 3)
 
 
-def gemv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def gemv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
     """Oracle of :func:`fdpp.ops.gemv`."""
-    return torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    y = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    if gated:
+        y = silu_mul(torch.cat([y[..., 0::2], y[..., 1::2]], dim=-1))
+    return y if residual is None else y + residual.double()
 
 
-def flat_gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, config: int = -1) -> Tensor:
+def flat_gemm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    config: int = -1,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
     """Oracle of :func:`fdpp.ops.flat_gemm`."""
-    return gemv(x, weight, bias)
+    return gemv(x, weight, bias, residual=residual, gated=gated)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gated: bool = False,
+) -> Tensor:
     """Oracle of :func:`fdpp.ops.linear`."""
-    return gemv(x, weight, bias)
+    return gemv(x, weight, bias, residual=residual, gated=gated)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

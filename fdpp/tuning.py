@@ -11,41 +11,45 @@ from pathlib import Path
 
 import torch
 
-from fdpp import dataflow, native, ops, timing
+from fdpp import dataflow, ops, timing
+from fdpp.linear_host import LinearHost
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measured
 MAX_WEIGHT_BYTES = 8 << 30
 
 
-def candidates(M: int, dtype: str) -> dict[tuple[str, int], Callable]:
+def candidates(host: LinearHost, M: int, dtype: str) -> dict[tuple[str, int], Callable]:
     """(impl, config) -> function of (x, weight), for everything that can compute ``M`` rows."""
     found: dict[tuple[str, int], Callable] = {("gemv", -1): ops.gemv, ("aten", -1): torch.nn.functional.linear}
     if M <= 64:
-        for config in range(native.load().flat_gemm_configs(dtype)):
+        for config in range(host.flat_gemm_configs(dtype)):
             found["flat_gemm", config] = lambda x, weight, config=config: ops.flat_gemm(x, weight, config=config)
     return found
 
 
-def measure(N: int, K: int, M: int, dtype: torch.dtype, weights: list[torch.Tensor], seconds: float) -> dataflow.Row:
-    """The winner for one shape, as a table row.
+def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row:
+    """The winner for one shape on the device of the weights, as a table row.
 
     ``weights``: copies of a ``[N, K]`` weight that together exceed the caches. ``seconds``: budget of the measurement.
     """
-    x = torch.randn(M, K, generator=torch.Generator().manual_seed(M)).to(dtype)
+    (N, K), dtype, device = weights[0].shape, weights[0].dtype, str(weights[0].device)
+    x = torch.randn(M, K, generator=torch.Generator().manual_seed(M)).to(dtype).to(device)
     dtype_name = str(dtype).removeprefix("torch.")
-    functions = candidates(M, dtype_name)
+    host, index = dataflow.host_of(device)
+    functions = candidates(host, M, dtype_name)
     with torch.inference_mode():
         exact = x.double() @ weights[0].double().T
         times = timing.interleave(
             {str(key): lambda copy, fn=fn: fn(x, weights[copy]) for key, fn in functions.items()},
             copies=len(weights),
             seconds=seconds,
+            device=device,
         )
         median = {key: statistics.median(times[str(key)]) for key in functions}
         impl, config = min(median, key=lambda key: median[key])
         result = functions[impl, config](x, weights[0]).double()
     return dataflow.Row(
-        device=native.load().cpu_features()["device"],
+        device=host.device_name(index),
         dtype=dtype_name,
         N=N,
         K=K,
@@ -62,6 +66,7 @@ def measure(N: int, K: int, M: int, dtype: torch.dtype, weights: list[torch.Tens
 def tune(
     shapes: Iterable[tuple[int, int]],
     *,
+    device: str = "cpu",
     dtypes: Iterable[str] = ("bfloat16",),
     rows: Iterable[int] = ROWS,
     path: Path | None = None,
@@ -75,7 +80,8 @@ def tune(
 
     Args:
         shapes: ``(N, K)`` of each weight.
-        dtypes: names of dtypes.
+        device: a torch device, as :func:`fdpp.dataflow.host_of` takes it.
+        dtypes: names of dtypes; a GPU's kernels take bfloat16 and float16.
         rows: values of ``M``.
         path: the table; default :func:`fdpp.dataflow.user_table`.
         seconds: budget per ``(dtype, N, K, M)``.
@@ -85,32 +91,34 @@ def tune(
         the path of the table.
 
     Raises:
-        ValueError: a shape that is not positive or whose weights exceed 8 GiB, or a table that cannot be read.
+        ValueError: a device that is not there, a shape that is not positive or whose weights exceed 8 GiB, or a table
+            that cannot be read.
     """
     path = path or dataflow.user_table()
-    device = native.load().cpu_features()["device"]
+    host, index = dataflow.host_of(device)
+    name = host.device_name(index)
     shapes, dtypes, rows = sorted(set(shapes)), list(dtypes), sorted(set(rows))
     for N, K in shapes:
         if N < 1 or K < 1 or N * K * 4 > MAX_WEIGHT_BYTES:
             raise ValueError(f"shape N={N}, K={K}: expected positive sizes and at most 8 GiB of weights")
     table = {row.key: row for row in dataflow.read_table(path)} if path.is_file() else {}
-    comment = (
-        f"fdpp dataflow table: medians of cold-cache runs, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    comment = f"fdpp dataflow table: medians of cold-cache runs, torch {torch.__version__}" + (
+        f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     )
     total, done = len(shapes) * len(dtypes) * len(rows), 0
     for dtype_name in dtypes:
         dtype = getattr(torch, dtype_name)
         for N, K in shapes:
-            missing = [M for M in rows if (device, dtype_name, N, K, M) not in table]
+            missing = [M for M in rows if (name, dtype_name, N, K, M) not in table]
             done += len(rows) - len(missing)
             if not missing:
                 continue
-            weight = torch.randn(N, K, generator=torch.Generator().manual_seed(N)).mul_(K**-0.5).to(dtype)
-            weights = [weight.clone() for _ in range(timing.cold_copies(weight.nbytes))]
+            weight = torch.randn(N, K, generator=torch.Generator().manual_seed(N)).mul_(K**-0.5).to(dtype).to(device)
+            weights = [weight.clone() for _ in range(timing.cold_copies(weight.nbytes, device))]
             for M in missing:
                 if progress:
                     progress(done, total, f"{dtype_name} N={N} K={K} M={M}")
-                row = measure(N, K, M, dtype, weights, seconds)
+                row = measure(M, weights, seconds)
                 table[row.key] = row
                 done += 1
             dataflow.write_table(path, list(table.values()), comment)

@@ -9,7 +9,7 @@ import torch
 
 from fdpp import dataflow, native, ops, tuning
 
-DEVICE = native.load().cpu_features()["device"]
+DEVICE = native.linear_host().device_name()
 HEADER = ",".join(dataflow.COLUMNS)
 
 
@@ -32,7 +32,7 @@ def row(**changes) -> dataflow.Row:
 
 
 def choice(M: int, N: int = 72, K: int = 48, dtype: str = "float32") -> tuple[str, int, str]:
-    found = native.load().linear_choice(dtype, N, K, M)
+    found = native.linear_host().choice(dtype, N, K, M)
     return found["impl"], found["config"], found["source"]
 
 

@@ -20,15 +20,19 @@
 //                                             until the lane has waited and met others in warp_sync() or barrier().
 //   void  P::copy_commit()                    closes a group of this lane's copies
 //   void  P::copy_wait<N>()                   waits until at most the N groups committed last are under way
+//   Bytes16 P::load16(const void*)            16 bytes of global memory, aligned
+//   void  P::store16(void*, Bytes16)          likewise
+//   Bytes16 P::stream_load(const void*)       likewise, of what nobody writes and nobody reads twice
 //   float P::coherent_load(const float*)      global memory that other blocks wrote before they arrived
 //   void  P::publish()                        all threads, before the barrier() in front of arrive(): this thread's global writes
 //                                             can be seen by other blocks from there on
-//   int   P::arrive(int* counter)             one thread: adds 1 and returns the value before; what those published that
-//                                             arrived earlier can be read (coherent_load)
+//   bool  P::arrive(int* counter, int count)  one thread of each of `count` blocks: whether it is the last, which can read what
+//                                             the others published (coherent_load) and finds the counter at 0 again
 //   void  P::add(int64_t* global, int64_t)    atomic
 // Arithmetic
 //   float P::exp2(float)                      2^x within a few units in the last place; 0 for -infinity
 //   uint32_t P::pack<T>(float low, float high)   two values rounded to nearest even
+//   void  P::unpack<T>(uint32_t, float& low, float& high)    and back
 // Matrices: what the policy's fragments (fragments_*.h) are built on; see there.
 #pragma once
 

@@ -16,7 +16,8 @@ FDPP_INLINE int attention_rows(const AttentionParams& p) { return p.query_heads 
 
 FDPP_INLINE int attention_row_tiles(const AttentionParams& p) { return (attention_rows(p) + kRowTile - 1) / kRowTile; }
 
-// Every (sequence, kv head, row tile) is a unit. AttentionParams::arrivals counts, for each, the splits that have finished.
+// Every (sequence, kv head, row tile) is a unit. AttentionParams::arrivals counts, for each, the splits that
+// have finished; it is 0 before a launch, and after.
 FDPP_INLINE int64_t attention_units(const AttentionParams& p) {
   return int64_t{p.batch} * p.kv_heads * attention_row_tiles(p);
 }

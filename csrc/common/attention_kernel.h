@@ -29,9 +29,13 @@ class DecodeAttention {
   static constexpr int kStateBytes = static_cast<int>(attention_state_floats(D) * sizeof(float));
 
  public:
+  using Policy = P;
   static constexpr int kThreads = kWarps * P::kWarpSize;
+  static constexpr int kBlocks = kTiles.blocks;
   static constexpr int kSharedBytes = kQueryBytes + kWarps * Stream::kBytes;
   static_assert(kSharedBytes <= kTiles.shared_limit);
+
+  static int64_t blocks(const AttentionParams& p) { return attention_units(p) * p.num_splits; }
 
   FDPP_DEVICE static void run(const AttentionParams& p) {
     P::wait_for_producers();
@@ -133,10 +137,10 @@ class DecodeAttention {
     merge.run(warps, kWarps, beside, partial + kState * block.split);
     P::publish();
     P::barrier();
-    int* const arrived = reinterpret_cast<int*>(beside);
-    if (P::thread_index() == 0) P::shared_store(arrived, P::arrive(p.arrivals + block.unit));
+    int* const last = reinterpret_cast<int*>(beside);
+    if (P::thread_index() == 0) P::shared_store(last, int{P::arrive(p.arrivals + block.unit, block.splits)});
     P::barrier();
-    if (P::shared_load(arrived) != block.splits - 1) return;
+    if (P::shared_load(last) == 0) return;
     merge.run(GlobalStates<P>{partial, kState}, block.splits, states, nullptr);
   }
 };

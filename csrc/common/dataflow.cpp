@@ -4,7 +4,7 @@
 
 namespace fdpp {
 
-DataflowTable::DataflowTable(const std::vector<Row>& rows) : size_(rows.size()) {
+DataflowTable::DataflowTable(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
     steps_[{static_cast<int>(row.dtype), row.N, row.K}].push_back({row.M, row.impl, row.config});
   }
@@ -13,20 +13,31 @@ DataflowTable::DataflowTable(const std::vector<Row>& rows) : size_(rows.size()) 
   }
 }
 
-Choice DataflowTable::choose(DType dtype, int64_t N, int64_t K, int64_t M, Choice fallback) const {
+std::optional<Choice> DataflowTable::find(DType dtype, int64_t N, int64_t K, int64_t M) const {
   const auto shape = steps_.find({static_cast<int>(dtype), N, K});
-  if (shape == steps_.end()) return fallback;
+  if (shape == steps_.end()) return std::nullopt;
   const auto& steps = shape->second;
   const auto step = std::lower_bound(steps.begin(), steps.end(), M, [](const Step& s, int64_t m) { return s.M < m; });
-  if (step == steps.end()) return fallback;
-  return {step->impl, step->config, true};
+  if (step == steps.end()) return std::nullopt;
+  return Choice{step->impl, step->config, Source::table};
 }
 
 Choice cpu_rule(DType dtype, int64_t M) {
   const int64_t last_flat = dtype == DType::bf16 ? 24 : 64;
-  if (M <= 1) return {Impl::gemv, -1, false};
-  if (M <= last_flat) return {Impl::flat_gemm, -1, false};
-  return {Impl::aten, -1, false};
+  if (M <= 1) return {Impl::gemv, -1, Source::rule};
+  if (M <= last_flat) return {Impl::flat_gemm, -1, Source::rule};
+  return {Impl::aten, -1, Source::rule};
+}
+
+Choice gpu_rule(const GpuFacts& facts, DType dtype, int64_t K, int64_t M) {
+  constexpr double kWeightBytes = 2.0;
+  constexpr int64_t kWidestTile = 32, kMostGemvRows = 4;
+  if (dtype == DType::f32 || K % 8 != 0) return {Impl::aten, -1, Source::rule};
+  const double instructions = 1.5 * (1.5 * static_cast<double>(M) + 1.0);
+  const bool hidden = instructions * facts.bandwidth <= kWeightBytes * facts.multiplies;
+  if (M == 1 || (hidden && M <= kMostGemvRows)) return {Impl::gemv, -1, Source::rule};
+  if (M <= kWidestTile) return {Impl::flat_gemm, -1, Source::rule};
+  return {Impl::aten, -1, Source::rule};
 }
 
 }  // namespace fdpp

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -22,10 +23,13 @@ inline const char* name_of(Impl impl) {
   return "?";
 }
 
+// Why: a row of a table, the rule for shapes without one, or the wish for one implementation whatever M is.
+enum class Source : int { table, rule, batch_invariant };
+
 struct Choice {
   Impl impl;
-  int config;    // of flat_gemm, -1 for its default; -1 elsewhere
-  bool measured;  // from a table row; false: from the rule for unknown shapes
+  int config;  // of flat_gemm, -1 for its default; -1 elsewhere
+  Source source;
 };
 
 // Rows measured on one device. For each (dtype, N, K) the choices at increasing M.
@@ -40,11 +44,9 @@ class DataflowTable {
 
   explicit DataflowTable(const std::vector<Row>& rows);
 
-  // The choice at the smallest measured M that is not below the given one. Beyond the largest measured M, and for shapes
-  // that were never measured, `fallback` decides.
-  Choice choose(DType dtype, int64_t N, int64_t K, int64_t M, Choice fallback) const;
-
-  size_t size() const { return size_; }
+  // The choice at the smallest measured M that is not below the given one; none beyond the largest measured M, and for shapes
+  // that were never measured.
+  std::optional<Choice> find(DType dtype, int64_t N, int64_t K, int64_t M) const;
 
  private:
   struct Step {
@@ -53,12 +55,29 @@ class DataflowTable {
     int config;
   };
   std::map<std::tuple<int, int64_t, int64_t>, std::vector<Step>> steps_;
-  size_t size_;
 };
 
-// For shapes without a measurement on a processor: the GEMV reads the weights once per row of x, so it serves one row; the
+// The rules for shapes without a measurement.
+//
+// On a processor: the GEMV reads the weights once per row of x, so it serves one row; the
 // flat GEMM reads them once in all and stays bound by memory until its arithmetic, which grows with M, takes longer than
 // the read; from there on the vendor's blocked GEMM wins. Where that is was measured (fdpp/dataflow_tables).
 Choice cpu_rule(DType dtype, int64_t M);
+
+// On a GPU, from what its maker states.
+//
+// A to B, the paper's M1: the GEMV multiplies on the vector units. For each weight it spends M multiplications, M / 2 conversions of
+// x, which two rows of weights share, one conversion of the weight, and half as much again for loads and addresses: 1.5 (1.5 M + 1)
+// instructions. It serves as long as they take no more than the read of the weight.
+//
+// B to C, M2: beside the K elements of each row of a tile of BN rows the flat GEMM moves M K / BN of x, from the L2, which is about
+// twice as fast as the memory: up to M = BN that hides behind the weights. Beyond, the vendor's larger tiles read x less often.
+//
+// A K that is no multiple of 8 elements leaves rows that 16-byte accesses cannot have, and float32 has no matrix unit: the vendor's.
+struct GpuFacts {
+  double bandwidth;   // bytes per second; 0: unknown
+  double multiplies;  // float32 multiplications and additions per second, on the vector units
+};
+Choice gpu_rule(const GpuFacts& facts, DType dtype, int64_t K, int64_t M);
 
 }  // namespace fdpp

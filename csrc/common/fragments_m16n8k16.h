@@ -6,6 +6,9 @@
 //
 // Interface of all fragments: a 16 x 16 accumulator lies as kValues values in a lane, in kSlots rows; row(), slot() and
 // column() are its only coordinates. Queries are rows; keys (of scores) and dimensions (of outputs) are columns.
+//
+// Interface for linear layers: 16 rows of the weight by kInputs rows of x, both as rows of 16 elements in shared memory, give
+// kOutputs sums in a lane, at output_row() of the weight and output_column() of x.
 #pragma once
 
 #include "common/arch.h"
@@ -64,6 +67,35 @@ struct FragmentsM16N8K16 {
     P::matrix_load_transposed(b, v + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
     P::template multiply<T>(o, p.a, b[0], b[1]);
     P::template multiply<T>(o + 4, p.a, b[2], b[3]);
+  }
+
+  static constexpr int kInputs = 8;
+  static constexpr int kOutputs = 4;
+  struct Weights {
+    uint32_t a[4];
+  };
+  struct Inputs {
+    uint32_t b[2];
+  };
+
+  FDPP_INLINE static int output_row(int lane, int value) { return lane / 4 + value / 2 * 8; }
+  FDPP_INLINE static int output_column(int lane, int value) { return lane % 4 * 2 + value % 2; }
+
+  FDPP_INLINE static Weights load_weights(const T* rows, int stride) {
+    const int lane = P::thread_index() % 32, matrix = lane / 8, line = lane % 8;
+    Weights w;
+    P::matrix_load(w.a, rows + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
+    return w;
+  }
+
+  FDPP_INLINE static Inputs load_inputs(const T* rows, int stride) {
+    const int lane = P::thread_index() % 32;
+    const uint32_t* pair = reinterpret_cast<const uint32_t*>(rows + lane / 4 * stride + lane % 4 * 2);
+    return {{P::shared_load(pair), P::shared_load(pair + 4)}};
+  }
+
+  FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
+    P::template multiply<T>(c, w.a, x.b[0], x.b[1]);
   }
 };
 

@@ -60,6 +60,28 @@ struct FragmentsWave32 {
     P::template multiply<T>(o, a, p.b);
   }
 
+  static constexpr int kInputs = 16;
+  static constexpr int kOutputs = 8;
+  struct Row {
+    uint32_t words[8];
+  };
+  using Weights = Row;
+  using Inputs = Row;
+
+  FDPP_INLINE static int output_row(int lane, int value) { return 2 * value + lane / 16; }
+  FDPP_INLINE static int output_column(int lane, int) { return lane % 16; }
+
+  FDPP_INLINE static Weights load_weights(const T* rows, int stride) {
+    Row row;
+    load_row(row.words, rows, stride);
+    return row;
+  }
+  FDPP_INLINE static Inputs load_inputs(const T* rows, int stride) { return load_weights(rows, stride); }
+
+  FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
+    P::template multiply<T>(c, w.words, x.words);
+  }
+
  private:
   FDPP_INLINE static void load_row(uint32_t (&x)[8], const T* rows, int stride) {
     const Bytes16* line = reinterpret_cast<const Bytes16*>(rows + P::thread_index() % 16 * stride);

@@ -58,6 +58,24 @@ struct FragmentsWave64 {
     }
     P::template multiply<T>(o, a, p);
   }
+
+  static constexpr int kInputs = 16;
+  static constexpr int kOutputs = 4;
+  using Weights = Bytes8;
+  using Inputs = Bytes8;
+
+  FDPP_INLINE static int output_row(int lane, int value) { return lane / 16 * 4 + value; }
+  FDPP_INLINE static int output_column(int lane, int) { return lane % 16; }
+
+  FDPP_INLINE static Weights load_weights(const T* rows, int stride) {
+    const int lane = P::thread_index() % 64;
+    return P::shared_load(reinterpret_cast<const Bytes8*>(rows + lane % 16 * stride + lane / 16 * 4));
+  }
+  FDPP_INLINE static Inputs load_inputs(const T* rows, int stride) { return load_weights(rows, stride); }
+
+  FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
+    P::template multiply<T>(c, w, x);
+  }
 };
 
 }  // namespace fdpp

@@ -59,9 +59,36 @@ struct LinearParams {
   const void* weight;  // [N, K]
   int64_t weight_stride;
   const void* bias;  // [N] or null
-  void* out;         // [M, N], contiguous
-  void* packed_x;    // scratch of packed_x_bytes()
+  void* out;         // [M, out_columns()], contiguous, of out_dtype
+  DType out_dtype;
+  void* packed_x;    // CPU: scratch of packed_x_bytes()
+  // What becomes of the product; the GPU kernels do it on the way (linear_epilogue.h), others as in FinishParams.
+  bool gated;            // rows 2 i and 2 i + 1 of the weight are gate and up of column i: silu(gate) * up
+  const void* residual;  // [M, out_columns()], of out_dtype, or null: is added
+  int64_t residual_stride;
 };
+
+struct GemvParams {
+  LinearParams linear;
+  int team;  // warps that share the K of a row (gemv_kernel.h)
+};
+
+struct FlatGemmParams {
+  LinearParams linear;
+  int columns;        // that M is padded to: 8, 16, 32 or 64; more rows of x make more tiles
+  int tile;           // of kFlatTiles
+  int64_t blocks;     // flat_plan.h
+  float* partial;     // [blocks, 2, tile], where tiles are shared between blocks, or null
+  int32_t* arrivals;  // [tiles], 0 before and after; likewise
+};
+
+// What is left to do with the product of an implementation that knows neither gates nor residual.
+struct FinishParams {
+  LinearParams linear;
+  const void* product;  // [M, N], contiguous, bias included
+};
+
+FDPP_INLINE int64_t out_columns(const LinearParams& p) { return p.gated ? p.N / 2 : p.N; }
 
 struct NormParams {
   DType dtype;
@@ -91,6 +118,7 @@ struct RopeParams {
   const float *cos, *sin;                            // [max_position, rotated_dim / 2]
   const int32_t* positions;                          // [B, Sq]
   int64_t positions_stride;
+  int64_t position_limit;  // of cos, sin and the cache
   CacheView k_cache, v_cache;
   CacheLayout layout;
   bool interleaved;

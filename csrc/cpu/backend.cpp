@@ -72,6 +72,11 @@ void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const 
   for_each_columns(p, threads, [&](int64_t begin, int64_t end) { kernels.flat_gemm(p, config, begin, end); });
 }
 
+void finish_linear(const Kernels& kernels, const FinishParams& p, const Threads& threads) {
+  const int64_t row_bytes = p.linear.N * size_of(p.linear.dtype);
+  for_each_rows(threads, p.linear.M, row_bytes, [&](int64_t begin, int64_t end) { kernels.finish_linear(p, begin, end); });
+}
+
 void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {
   const int64_t row_bytes = p.width * size_of(p.dtype);
   for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.rms_norm(p, begin, end); });

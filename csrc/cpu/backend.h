@@ -16,6 +16,7 @@ void gemv(const Kernels& kernels, const LinearParams& params, const Threads& thr
 void flat_gemm(const Kernels& kernels, const LinearParams& params, int config, const Threads& threads);
 // The configuration for shapes that no table names.
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& params);
+void finish_linear(const Kernels& kernels, const FinishParams& params, const Threads& threads);
 
 void rms_norm(const Kernels& kernels, const NormParams& params, const Threads& threads);
 void silu_mul(const Kernels& kernels, const SiluMulParams& params, const Threads& threads);

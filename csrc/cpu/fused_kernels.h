@@ -69,6 +69,39 @@ struct FusedKernels {
     }
   }
 
+  static void finish_linear(const FinishParams& params, int64_t begin, int64_t end) {
+    if (params.linear.out_dtype == DType::f32) return finish<float>(params, begin, end);
+    finish<T>(params, begin, end);
+  }
+
+  // R: storage type of the residual and the result.
+  template <typename R>
+  static void finish(const FinishParams& params, int64_t begin, int64_t end) {
+    const LinearParams& p = params.linear;
+    const int64_t columns = out_columns(p);
+    for (int64_t row = begin; row < end; ++row) {
+      const T* product = static_cast<const T*>(params.product) + row * p.N;
+      const R* residual = p.residual == nullptr ? nullptr : static_cast<const R*>(p.residual) + row * p.residual_stride;
+      R* out = static_cast<R*>(p.out) + row * columns;
+      for (int64_t i = 0; i < columns; i += V::width) {
+        const int n = lanes(columns - i);
+        F y;
+        if (p.gated) {
+          T gate[V::width] = {}, up[V::width] = {};
+          for (int k = 0; k < n; ++k) {
+            gate[k] = product[2 * (i + k)];
+            up[k] = product[2 * (i + k) + 1];
+          }
+          y = V::mul(silu<V>(V::load(gate)), V::load(up));
+        } else {
+          y = load(product + i, n);
+        }
+        if (residual != nullptr) y = V::add(y, load(residual + i, n));
+        store(out + i, y, n);
+      }
+    }
+  }
+
   // Rotates one head: (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + half) or (2i, 2i + 1).
   FDPP_INLINE static void rotate(T* to, const T* from, const float* cos, const float* sin, const RopeParams& p) {
     const int half = p.rotated_dim / 2;

@@ -53,6 +53,9 @@ struct IsaTable {
   static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::rms_norm(p, begin, end))
   }
+  static void finish_linear(const FinishParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.linear.dtype, FusedKernels<V, T>::finish_linear(p, begin, end))
+  }
   static void silu_mul(const SiluMulParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::silu_mul(p, begin, end))
   }
@@ -73,7 +76,7 @@ struct IsaTable {
 
   static constexpr Kernels kernels(const char* name) {
     return {name,   attention_split, attention_merge, flat_gemm_configs, packed_x_bytes, pack_x,
-            gemv,   flat_gemm,       rms_norm,        silu_mul,          rope_append,    read_all};
+            gemv,   flat_gemm,       finish_linear,   rms_norm,          silu_mul,       rope_append, read_all};
   }
 };
 

@@ -6,6 +6,9 @@
 #define FDPP_UNROLL FDPP_PRAGMA(unroll)
 #define FDPP_UNROLL_BY(count) FDPP_PRAGMA(unroll count)
 
+// Registers are shared by as many blocks of a multiprocessor as are named here.
+#define FDPP_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__((threads), (blocks))
+
 #include <cuda_runtime.h>
 
 #include <cstddef>
@@ -13,13 +16,18 @@
 
 namespace fdpp::gpu {
 
+constexpr const char* kVendor = "cuda";  // as in the names of dataflow tables
+
+// Of float32 numbers, per multiprocessor (CUDA C++ Programming Guide, "Arithmetic Instructions").
+inline int multiplies_per_cycle(int major, int minor) { return major == 8 && minor == 0 ? 64 : 128; }
+
 // Blocks of one launch (CUDA C++ Programming Guide, "Compute Capabilities").
 inline int64_t max_blocks(int) { return INT32_MAX; }
 
 // Lets the kernel start before the one in front of it on the stream has ended, where the hardware can: it waits in
 // wait_for_producers() (CUDA C++ Programming Guide, "Programmatic Dependent Launch and Synchronization").
-inline cudaError_t launch(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
-                          cudaStream_t stream, int major) {
+inline cudaError_t start(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
+                         cudaStream_t stream, int major) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;

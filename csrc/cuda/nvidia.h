@@ -7,6 +7,7 @@
 #include "common/arch.h"
 #include "common/attention_tiles.h"
 #include "common/fragments_m16n8k16.h"
+#include "common/linear_tiles.h"
 
 namespace fdpp::cuda {
 
@@ -21,6 +22,8 @@ struct Nvidia {
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim) { return async_tiles(head_dim); }
+  static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
+  static constexpr GemvTile kGemvTile{8, 2, 4};
 
   // Execution
   __device__ __forceinline__ static int thread_index() { return static_cast<int>(threadIdx.x); }
@@ -86,15 +89,32 @@ struct Nvidia {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
   }
 
+  __device__ __forceinline__ static Bytes16 load16(const void* source) {
+    return __builtin_bit_cast(Bytes16, *static_cast<const uint4*>(source));
+  }
+  __device__ __forceinline__ static void store16(void* target, const Bytes16& x) {
+    *static_cast<uint4*>(target) = __builtin_bit_cast(uint4, x);
+  }
+
+  // "Data Movement and Conversion Instructions: ld.global.nc" (9.7.9): past L1, which activations may then keep.
+  __device__ __forceinline__ static Bytes16 stream_load(const void* source) {
+    Bytes16 x;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.words[0]), "=r"(x.words[1]), "=r"(x.words[2]), "=r"(x.words[3])
+                 : "l"(__cvta_generic_to_global(source)));
+    return x;
+  }
+
   // Not from L1, which is not coherent.
   __device__ __forceinline__ static float coherent_load(const float* source) { return __ldcg(source); }
 
   // The fence after the counter makes it an acquire ("Memory Consistency Model": fence patterns).
   __device__ __forceinline__ static void publish() { __threadfence(); }
-  __device__ __forceinline__ static int arrive(int* counter) {
-    const int before = atomicAdd(counter, 1);
+  __device__ __forceinline__ static bool arrive(int* counter, int count) {
+    const bool last = atomicAdd(counter, 1) == count - 1;
     __threadfence();
-    return before;
+    if (last) *counter = 0;
+    return last;
   }
   __device__ __forceinline__ static void add(int64_t* target, int64_t x) {
     atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(x));
@@ -118,6 +138,16 @@ struct Nvidia {
       asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
     }
     return x;
+  }
+
+  template <typename T>
+  __device__ __forceinline__ static void unpack(uint32_t x, float& low, float& high) {
+    if constexpr (__is_same(T, f16)) {
+      asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}" : "=f"(low), "=f"(high) : "r"(x));
+    } else {
+      low = bits_to_float(x << 16);
+      high = bits_to_float(x & 0xffff0000u);
+    }
   }
 
   // Matrices

@@ -73,13 +73,25 @@ struct Amd {
   template <int N>
   __device__ __forceinline__ static void copy_wait() {}
 
+  __device__ __forceinline__ static Bytes16 load16(const void* source) {
+    return __builtin_bit_cast(Bytes16, *(const __attribute__((address_space(1))) Words*)source);
+  }
+  __device__ __forceinline__ static void store16(void* target, const Bytes16& x) {
+    *(__attribute__((address_space(1))) Words*)target = __builtin_bit_cast(Words, x);
+  }
+  __device__ __forceinline__ static Bytes16 stream_load(const void* source) {
+    return __builtin_bit_cast(Bytes16, __builtin_nontemporal_load((const __attribute__((address_space(1))) Words*)source));
+  }
+
   __device__ __forceinline__ static float coherent_load(const float* source) {
     return __hip_atomic_load(source, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
   }
   // Every wave waits for its own stores: a release by the wave that arrives would wait for none but that wave's.
   __device__ __forceinline__ static void publish() { __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent"); }
-  __device__ __forceinline__ static int arrive(int* counter) {
-    return __hip_atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
+  __device__ __forceinline__ static bool arrive(int* counter, int count) {
+    const bool last = __hip_atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT) == count - 1;
+    if (last) *counter = 0;
+    return last;
   }
   __device__ __forceinline__ static void add(int64_t* target, int64_t x) {
     __hip_atomic_fetch_add(target, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
@@ -92,6 +104,17 @@ struct Amd {
   template <typename T>
   __device__ __forceinline__ static uint32_t pack(float low, float high) {
     return uint32_t{round<T>(low)} | uint32_t{round<T>(high)} << 16;
+  }
+
+  template <typename T>
+  __device__ __forceinline__ static void unpack(uint32_t x, float& low, float& high) {
+    if constexpr (__is_same(T, f16)) {
+      low = static_cast<float>(__builtin_bit_cast(_Float16, static_cast<uint16_t>(x)));
+      high = static_cast<float>(__builtin_bit_cast(_Float16, static_cast<uint16_t>(x >> 16)));
+    } else {
+      low = bits_to_float(x << 16);
+      high = bits_to_float(x & 0xffff0000u);
+    }
   }
 
  private:

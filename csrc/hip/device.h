@@ -6,6 +6,9 @@
 #define FDPP_UNROLL FDPP_PRAGMA(unroll)
 #define FDPP_UNROLL_BY(count) FDPP_PRAGMA(unroll count)
 
+// The second number of __launch_bounds__ is another one here; the compiler's own choice does.
+#define FDPP_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__((threads))
+
 #include <hip/hip_runtime.h>
 
 #include <cstddef>
@@ -18,12 +21,17 @@
 
 namespace fdpp::gpu {
 
+constexpr const char* kVendor = "hip";  // as in the names of dataflow tables
+
+// Of float32 numbers, per compute unit ("AMD Instinct MI300 Instruction Set Architecture", "RDNA3 Instruction Set Architecture").
+inline int multiplies_per_cycle(int, int) { return 64; }
+
 // Blocks of one launch: the threads of a grid are counted in 32 bits ("HIP Programming Manual", hipModuleLaunchKernel).
 inline int64_t max_blocks(int threads) { return INT64_C(0xffffffff) / threads; }
 
 // The last argument is the major compute capability, which tells nothing here.
-inline hipError_t launch(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
-                         hipStream_t stream, int) {
+inline hipError_t start(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
+                        hipStream_t stream, int) {
   return hipLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments,
                          static_cast<size_t>(shared_bytes), stream);
 }

@@ -5,6 +5,7 @@
 
 #include "common/attention_tiles.h"
 #include "common/fragments_wave32.h"
+#include "common/linear_tiles.h"
 
 namespace fdpp::hip {
 
@@ -18,6 +19,8 @@ struct Rdna : Amd<32> {
   template <typename T>
   using Fragments = FragmentsWave32<Rdna, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim) { return register_tiles(head_dim); }
+  static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
+  static constexpr GemvTile kGemvTile{4, 2, 4};
 
   // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate": V_WMMA_F32_16X16X16_F16 and ..._BF16.
   template <typename T>

@@ -3,14 +3,18 @@
 
 #include <cstdint>
 
+#include "common/linear_tiles.h"
 #include "common/params.h"
 
 namespace fdpp::simt {
 
 enum class Machine { nvidia, cdna, rdna };
 
-// Runs the kernel; throws std::runtime_error with the report of what a GPU would have got wrong. The seed chooses the order
-// in which blocks and their threads run.
-void decode_attention(Machine machine, const AttentionParams& params, uint64_t seed);
+// Runs the kernel of any of the structs of common/params.h; throws std::runtime_error with the report of what a GPU would have got
+// wrong. The seed chooses the order in which blocks and their threads run.
+template <typename Params>
+void run(Machine machine, const Params& params, uint64_t seed);
+
+LinearTiles linear_tiles(Machine machine);
 
 }  // namespace fdpp::simt

@@ -3,6 +3,7 @@
 
 #include "common/attention_tiles.h"
 #include "common/fragments_wave64.h"
+#include "common/linear_tiles.h"
 #include "simt/policy.h"
 
 namespace fdpp::simt {
@@ -11,6 +12,8 @@ struct Cdna : Host<64> {
   template <typename T>
   using Fragments = FragmentsWave64<Cdna, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim) { return register_tiles(head_dim); }
+  static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
+  static constexpr GemvTile kGemvTile{4, 2, 4};
 
   // "AMD Instinct MI300 Instruction Set Architecture", "Matrix Arithmetic Instructions": V_MFMA_F32_16X16X16_F16 and
   // V_MFMA_F32_16X16X16_BF16 (layouts: AMD Matrix Instruction Calculator). Element e of lane l is, of A, row l % 16 and

@@ -87,7 +87,7 @@ class Executor {
 
   void barrier(Where where);
   void publish() { ++published_; }
-  void check_published() const;
+  void check_arrival(int counter, int count);
   void meet(const char* name, void (*run)(void* const*), void* operand, Where where);
   Lane& lane() { return lanes_[context.thread]; }
   [[noreturn]] void fail(const char* format, std::va_list arguments);
@@ -254,9 +254,10 @@ void Executor::barrier(Where where) {
   yield();
 }
 
-void Executor::check_published() const {
-  if (published_ % grid_.threads == 0 && published_ > 0) return;
-  simt::fail("arrives when %d of %d threads have published", published_ % grid_.threads, grid_.threads);
+void Executor::check_arrival(int counter, int count) {
+  if (published_ != grid_.threads) simt::fail("arrives when %d of %d threads have published", published_, grid_.threads);
+  if (counter < 0 || counter >= count) simt::fail("arrives at a counter of %d, with %d blocks to come", counter, count);
+  published_ = 0;
 }
 
 void Executor::meet(const char* name, void (*run)(void* const*), void* operand, Where where) {
@@ -347,7 +348,7 @@ void meet(const char* name, void (*run)(void* const*), void* operand, Where wher
 
 void publish() { running->publish(); }
 
-void check_published() { running->check_published(); }
+void check_arrival(int counter, int count) { running->check_arrival(counter, count); }
 
 void issue_copy(void* shared, const void* global) {
   check_copy(shared, global);

@@ -61,9 +61,13 @@ inline void check_shared(const void* pointer, int64_t bytes, const char* what) {
 // warp_sync() after the wait that covers their group: before it, no other lane may count on them.
 constexpr int64_t kCopyBytes = 16;
 
+inline void check_global(const void* pointer, int64_t bytes, const char* what) {
+  if (reinterpret_cast<uintptr_t>(pointer) % bytes != 0) fail("%s from %p: not aligned", what, pointer);
+}
+
 inline void check_copy(const void* shared, const void* global) {
   check_shared(shared, kCopyBytes, "copy16");
-  if (reinterpret_cast<uintptr_t>(global) % kCopyBytes != 0) fail("copy16 from %p: not aligned", global);
+  check_global(global, kCopyBytes, "copy16");
 }
 
 inline void copy16(void* shared, const void* global) {
@@ -74,9 +78,10 @@ inline void copy16(void* shared, const void* global) {
   }
 }
 
-// Nothing is hidden from other blocks, but a thread of the block that has not published is reported.
+// Nothing is hidden from other blocks, but a thread of the block that has not published since the last arrival is reported,
+// and a counter that holds no number of blocks that are still to come.
 void publish();
-void check_published();
+void check_arrival(int counter, int count);
 
 void issue_copy(void* shared, const void* global);
 void commit_copies();

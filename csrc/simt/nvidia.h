@@ -3,6 +3,7 @@
 
 #include "common/attention_tiles.h"
 #include "common/fragments_m16n8k16.h"
+#include "common/linear_tiles.h"
 #include "simt/policy.h"
 
 namespace fdpp::simt {
@@ -11,6 +12,8 @@ struct Nvidia : Host<32> {
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim) { return async_tiles(head_dim); }
+  static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
+  static constexpr GemvTile kGemvTile{8, 2, 4};
 
   static void copy16(void* shared, const void* global, bool valid) { issue_copy(shared, valid ? global : nullptr); }
   static void copy_commit() { commit_copies(); }

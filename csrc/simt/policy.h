@@ -70,11 +70,23 @@ struct Host {
   template <int N>
   static void copy_wait() {}
 
+  static Bytes16 load16(const void* source) {
+    check_global(source, sizeof(Bytes16), "load16");
+    return *static_cast<const Bytes16*>(source);
+  }
+  static void store16(void* target, const Bytes16& x) {
+    check_global(target, sizeof(Bytes16), "store16");
+    *static_cast<Bytes16*>(target) = x;
+  }
+  static Bytes16 stream_load(const void* source) { return load16(source); }
+
   static float coherent_load(const float* source) { return *source; }
   static void publish() { simt::publish(); }
-  static int arrive(int* counter) {
-    check_published();
-    return (*counter)++;
+  static bool arrive(int* counter, int count) {
+    check_arrival(*counter, count);
+    const bool last = *counter == count - 1;
+    *counter = last ? 0 : *counter + 1;
+    return last;
   }
   static void add(int64_t* target, int64_t x) { *target += x; }
 
@@ -84,6 +96,11 @@ struct Host {
   template <typename T>
   static uint32_t pack(float low, float high) {
     return uint32_t{from_float<T>(low).bits} | uint32_t{from_float<T>(high).bits} << 16;
+  }
+  template <typename T>
+  static void unpack(uint32_t x, float& low, float& high) {
+    low = to_float(T{static_cast<uint16_t>(x)});
+    high = to_float(T{static_cast<uint16_t>(x >> 16)});
   }
 
  protected:

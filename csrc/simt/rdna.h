@@ -3,6 +3,7 @@
 
 #include "common/attention_tiles.h"
 #include "common/fragments_wave32.h"
+#include "common/linear_tiles.h"
 #include "simt/policy.h"
 
 namespace fdpp::simt {
@@ -11,6 +12,8 @@ struct Rdna : Host<32> {
   template <typename T>
   using Fragments = FragmentsWave32<Rdna, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim) { return register_tiles(head_dim); }
+  static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
+  static constexpr GemvTile kGemvTile{4, 2, 4};
 
   // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate": V_WMMA_F32_16X16X16_F16 and ..._BF16. Element e
   // of lane l is, of A, row l % 16 and column e; of B, row e and column l % 16; of C, row 2 e + l / 16 and column l % 16.

@@ -15,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("N", type=size, help="rows of the weight: output features")
     parser.add_argument("K", type=size, help="columns of the weight: input features")
     parser.add_argument("M", type=size, help="rows of the input: tokens")
+    parser.add_argument("--device", default="cpu", help="device that it runs on (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from fdpp import dataflow
 
-    print(dataflow.explain(arguments.N, arguments.K, arguments.M, arguments.dtype))
+    print(dataflow.explain(arguments.N, arguments.K, arguments.M, arguments.dtype, arguments.device))

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     layers = parser.add_mutually_exclusive_group(required=True)
     layers.add_argument("--model", metavar="M", help="the layers of a Hugging Face directory or id, or a GGUF file")
     layers.add_argument("--shapes", type=shape, nargs="+", metavar="NxK", help="weights of N rows and K columns")
+    parser.add_argument("--device", default="cpu", help="device to measure (default: %(default)s)")
     parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["bfloat16"], help="default: bfloat16")
     parser.add_argument(
         "--rows",
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         path = tuning.tune(
             shapes,
+            device=arguments.device,
             dtypes=arguments.dtypes,
             rows=arguments.rows or tuning.ROWS,
             path=arguments.output,

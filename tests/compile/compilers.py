@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ["-O3", "-std=c++20", f"-I{ROOT / 'csrc'}"]
 NVIDIA = ("8.0", "8.6", "8.9", "9.0a", "10.0", "12.0")
 AMD = ("gfx90a", "gfx942", "gfx1100")
-#: <file>_kernel<policy, dtype, number>, mangled.
-MANGLED = re.compile(r"\d([a-z_]+)_kernelI.*?(Nvidia|Cdna|Rdna)E.*?\d(b?f16)ELi(\d+)E")
+#: kernel<Name<policy, dtype, what else it is made for>, ...>
+KERNEL = re.compile(r"kernel<fdpp::(\w+)<fdpp::\w+::(\w+), fdpp::(\w+)(?:, ([^<>]*))?>")
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Kernel:
     """One instantiation of a kernel.
 
     Attributes:
-        name: of its source file.
+        name: of its class in csrc/common.
         policy: the architecture that it is written for.
         dtype: ``f16`` or ``bf16``.
-        size: its number, the head_dim.
+        variant: what else it is made for: numbers, such as the head_dim, or a type.
         registers: 32-bit vector registers of a lane.
         spills: bytes or registers that did not fit there, and everything else that a lane keeps in memory of its own.
         shared: bytes of shared memory that are not asked for at launch.
@@ -35,14 +35,14 @@ class Kernel:
     name: str
     policy: str
     dtype: str
-    size: int
+    variant: tuple[int | str, ...]
     registers: int
     spills: int
     shared: int
     code: str
 
     def __str__(self) -> str:
-        return f"{self.name} for {self.policy}, {self.dtype}, {self.size}"
+        return f"{self.name}<{', '.join(map(str, (self.policy, self.dtype, *self.variant)))}>"
 
 
 def nvidia_tool(name: str) -> str | None:
@@ -63,10 +63,12 @@ def _run(*command: str | Path) -> str:
 
 
 def _kernel(mangled: str, **measured) -> Kernel:
-    match = MANGLED.search(mangled)
-    assert match, f"a kernel of another form than the others: {mangled}"
-    name, policy, dtype, size = match.groups()
-    return Kernel(name, policy, dtype, int(size), **measured)
+    match = KERNEL.search(demangled := _run("c++filt", mangled))
+    assert match, f"a kernel of another form than the others: {demangled}"
+    name, policy, dtype, rest = match.groups()
+    parts = rest.split(", ") if rest else []
+    variant = tuple(int(part) if part.isdigit() else part.removeprefix("fdpp::") for part in parts)
+    return Kernel(name, policy, dtype, variant, **measured)
 
 
 def _nvidia(source: Path, arch: str, folder: Path) -> list[Kernel]:
@@ -106,6 +108,8 @@ def _amd(source: Path, arch: str, folder: Path) -> list[Kernel]:
     text = assembly.read_text()
     code = dict(re.findall(r"^(\w+):\s+; @\1\n(.*?)^\.Lfunc_end", text, re.DOTALL | re.MULTILINE))
     kernels = []
+    if "amdhsa.kernels: []" in text:  # a launcher without kernels
+        return []
     metadata = text[text.index("amdhsa.kernels:") : text.index("amdhsa.target:")]
     for entry in re.split(r"^  - ", metadata, flags=re.MULTILINE)[1:]:
         field = dict(re.findall(r"\.(\w+):\s+(\S+)", entry))

@@ -13,43 +13,81 @@ import pytest
 from .compilers import AMD, NVIDIA, Kernel, compile_for, nvidia_tool
 
 HEAD_DIMS = (64, 80, 96, 128, 192, 256)
+COLUMNS = {"Nvidia": (8, 16, 32, 64), "Cdna": (16, 32, 64), "Rdna": (16, 32, 64)}
+POLICY = dict.fromkeys(NVIDIA, "Nvidia") | {"gfx90a": "Cdna", "gfx942": "Cdna", "gfx1100": "Rdna"}
 
-#: Registers of a lane by head_dim: what keeps the blocks that fit by their shared memory (attention_tiles.h) running.
-#: NVIDIA: 65536 registers in steps of 8, four blocks of 128 threads at 128 registers, three at 168; two of 64 at 255.
+
+def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
+    """Every kernel that there must be, with what it is made for."""
+    return {
+        "DecodeAttention": {(head_dim,) for head_dim in HEAD_DIMS},
+        "Gemv": {(rows,) for rows in (1, 2, 3, 4)},
+        "FlatGemm": {(columns, tile) for columns in COLUMNS[policy] for tile in (0, 1)},
+        "FinishLinear": {()},
+        "RmsNorm": {("float",), (dtype,)},
+        "SiluMul": {()},
+        "RopeAppend": {()},
+    }
+
+
+#: Registers of a lane: what keeps the blocks that fit by their shared memory running. NVIDIA: 65536, so four blocks of 128 threads
+#: have 128, three 168, and two of 64 threads 255 (no more can be named); three of 256 threads have 80, and two 128.
 #: CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536 in steps of 24.
 REGISTERS = {
-    "Nvidia": {64: 128, 80: 128, 96: 128, 128: 168, 192: 255, 256: 255},
-    "Cdna": {64: 96, 80: 96, 96: 120, 128: 120, 192: 168, 256: 256},
-    "Rdna": {64: 120, 80: 144, 96: 144, 128: 168, 192: 216, 256: 216},
+    "Nvidia": {
+        "DecodeAttention": {(64,): 128, (80,): 128, (96,): 128, (128,): 168, (192,): 255, (256,): 255},
+        "Gemv": {(1,): 80, (2,): 128, (3,): 128, (4,): 128},
+        "FlatGemm": {(columns, tile): 168 for columns in (8, 16, 32, 64) for tile in (0, 1)},
+    },
+    "Cdna": {
+        "DecodeAttention": {(64,): 96, (80,): 96, (96,): 120, (128,): 120, (192,): 168, (256,): 256},
+        "Gemv": {(1,): 96, (2,): 136, (3,): 160, (4,): 176},
+        "FlatGemm": {(16, 0): 72, (16, 1): 80, (32, 0): 80, (32, 1): 96, (64, 0): 96, (64, 1): 128},
+    },
+    "Rdna": {
+        "DecodeAttention": {(64,): 120, (80,): 144, (96,): 144, (128,): 168, (192,): 216, (256,): 216},
+        "Gemv": {(1,): 96, (2,): 120, (3,): 120, (4,): 144},
+        "FlatGemm": {(16, 0): 96, (16, 1): 96, (32, 0): 96, (32, 1): 120, (64, 0): 120, (64, 1): 168},
+    },
 }
+ELEMENTWISE = 64  # registers of the others
 
-#: What must be in the code, by dtype where it differs: the matrix instruction, copies of 16 bytes, matrix loads.
-INSTRUCTIONS = {
-    "8.0": (
-        {"f16": r"HMMA\.16816\.F32 ", "bf16": r"HMMA\.16816\.F32\.BF16 "},
-        r"LDGSTS\.E\.BYPASS\.\S*128",
-        r"LDSM\.16\.M88\.4",
-        r"LDSM\.16\.MT88\.4",
-    ),
-    "gfx90a": (
-        {"f16": r"v_mfma_f32_16x16x16f16 ", "bf16": r"v_mfma_f32_16x16x16bf16_1k "},
-        r"global_load_dwordx4 ",
-        r"ds_write_b128 ",
-    ),
-    "gfx942": (
-        {"f16": r"v_mfma_f32_16x16x16_f16 ", "bf16": r"v_mfma_f32_16x16x16_bf16 "},
-        r"global_load_dwordx4 ",
-        r"ds_write_b128 ",
-    ),
-    "gfx1100": (
-        {"f16": r"v_wmma_f32_16x16x16_f16 ", "bf16": r"v_wmma_f32_16x16x16_bf16 "},
-        r"global_load_b128 ",
-        r"ds_store_b128 ",
-        r"ds_load_b128 ",
-    ),
+
+def budget(kernel: Kernel) -> int:
+    return REGISTERS[kernel.policy].get(kernel.name, {}).get(kernel.variant, ELEMENTWISE)
+
+
+#: What must be in the code: the matrix instruction of a dtype, copies of 16 bytes to shared memory, matrix loads, and loads of 16
+#: bytes that pass the caches or stay in them.
+MATRIX = {
+    "Nvidia": {"f16": r"HMMA\.16816\.F32 ", "bf16": r"HMMA\.16816\.F32\.BF16 "},
+    "gfx90a": {"f16": r"v_mfma_f32_16x16x16f16 ", "bf16": r"v_mfma_f32_16x16x16bf16_1k "},
+    "gfx942": {"f16": r"v_mfma_f32_16x16x16_f16 ", "bf16": r"v_mfma_f32_16x16x16_bf16 "},
+    "gfx1100": {"f16": r"v_wmma_f32_16x16x16_f16 ", "bf16": r"v_wmma_f32_16x16x16_bf16 "},
 }
-INSTRUCTIONS |= dict.fromkeys(NVIDIA, INSTRUCTIONS["8.0"])
-POLICY = dict.fromkeys(NVIDIA, "Nvidia") | {"gfx90a": "Cdna", "gfx942": "Cdna", "gfx1100": "Rdna"}
+LOADS = {
+    "Nvidia": {
+        "DecodeAttention": (r"LDGSTS\.E\.BYPASS\.\S*128", r"LDSM\.16\.M88\.4", r"LDSM\.16\.MT88\.4"),
+        "FlatGemm": (r"LDGSTS\.E\.BYPASS\.\S*128", r"LDSM\.16\.M88\.4"),
+        "Gemv": (r"LDG\.E\.NA\.\S*128\.CONSTANT", r"LDG\.E\.128"),
+        "RmsNorm": (r"LDG\.E\.128", r"STG\.E\.128"),
+        "SiluMul": (r"LDG\.E\.128", r"STG\.E\.128"),
+    },
+    "Cdna": {
+        "DecodeAttention": (r"global_load_dwordx4 ", r"ds_write_b128 "),
+        "FlatGemm": (r"global_load_dwordx4 ", r"ds_write_b128 "),
+        "Gemv": (r"global_load_dwordx4 [^\n]*(slc|nt)", r"global_load_dwordx4 [^\n]*off\n"),
+        "RmsNorm": (r"global_load_dwordx4 ", r"global_store_dwordx4 "),
+        "SiluMul": (r"global_load_dwordx4 ", r"global_store_dwordx4 "),
+    },
+    "Rdna": {
+        "DecodeAttention": (r"global_load_b128 ", r"ds_store_b128 ", r"ds_load_b128 "),
+        "FlatGemm": (r"global_load_b128 ", r"ds_store_b128 ", r"ds_load_b128 "),
+        "Gemv": (r"global_load_b128 [^\n]*slc", r"global_load_b128 [^\n]*off\n"),
+        "RmsNorm": (r"global_load_b128 ", r"global_store_b128 "),
+        "SiluMul": (r"global_load_b128 ", r"global_store_b128 "),
+    },
+}
 
 
 @functools.cache
@@ -78,26 +116,32 @@ def kernels(arch, folder) -> list[Kernel]:
     return [kernel for kernel in jobs[arch].result() if kernel.policy == POLICY[arch]]
 
 
-def test_every_instantiation_is_there(kernels):
-    attention = {(kernel.dtype, kernel.size) for kernel in kernels if kernel.name == "decode_attention"}
-    assert attention == {(dtype, head_dim) for dtype in ("f16", "bf16") for head_dim in HEAD_DIMS}
+def test_every_instantiation_is_there(arch, kernels):
+    for dtype in ("f16", "bf16"):
+        found: dict[str, set[tuple]] = {}
+        for kernel in kernels:
+            if kernel.dtype == dtype:
+                found.setdefault(kernel.name, set()).add(kernel.variant)
+        assert found == variants(POLICY[arch], dtype)
 
 
 def test_budget(kernels):
-    """No spill, no shared memory beside what a launch asks for (which attention_kernel.h holds against its limit)."""
+    """No spill, no shared memory beside what a launch asks for (which the kernels hold against their tiles' limits)."""
     used = {str(kernel): (kernel.registers, kernel.spills, kernel.shared) for kernel in kernels}
-    over = {str(k): REGISTERS[k.policy][k.size] for k in kernels if k.registers > REGISTERS[k.policy][k.size]}
+    over = {str(kernel): budget(kernel) for kernel in kernels if kernel.registers > budget(kernel)}
     assert not over, f"registers beyond the budget {over}: {used}"
     assert not [kernel for kernel in kernels if kernel.spills or kernel.shared], used
 
 
 def test_instructions(arch, kernels):
-    by_dtype, *others = INSTRUCTIONS[arch]
+    matrix = MATRIX.get(arch, MATRIX["Nvidia"])
     for kernel in kernels:
-        for pattern in (by_dtype[kernel.dtype], *others):
+        for pattern in LOADS[kernel.policy].get(kernel.name, ()):
             assert re.search(pattern, kernel.code), f"{kernel}: no {pattern}"
-        for dtype, pattern in by_dtype.items():
-            assert dtype == kernel.dtype or not re.search(pattern, kernel.code), f"{kernel}: {pattern}"
+        used = {dtype for dtype, pattern in matrix.items() if re.search(pattern, kernel.code)}
+        assert used == ({kernel.dtype} if kernel.name in ("DecodeAttention", "FlatGemm") else set()), (
+            f"{kernel}: {used}"
+        )
 
 
 @pytest.mark.parametrize("arch", AMD, indirect=True)

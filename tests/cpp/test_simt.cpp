@@ -312,9 +312,19 @@ TEST(simt_missing_publish) {
                          int counter = 0;
                          if (Cdna::thread_index() < 64) Cdna::publish();
                          Cdna::barrier();
-                         if (Cdna::thread_index() == 0) Cdna::arrive(&counter);
+                         if (Cdna::thread_index() == 0) Cdna::arrive(&counter, 2);
                        },
                        {"arrives when 64 of 128 threads have published"});
+}
+
+TEST(simt_arrival_at_a_stale_counter) {
+  check_reported<Nvidia>(32, 0, [] {
+                           int counter = 2;
+                           Nvidia::publish();
+                           Nvidia::barrier();
+                           if (Nvidia::thread_index() == 0) Nvidia::arrive(&counter, 2);
+                         },
+                         {"arrives at a counter of 2, with 2 blocks to come"});
 }
 
 TEST(simt_mismatched_collectives) {

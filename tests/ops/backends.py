@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fdpp import native, ops
+from fdpp import dataflow, native, ops
+from fdpp.linear_host import LinearHost
 
 from .valid import OPERATORS
 
@@ -22,14 +23,14 @@ class Backend:
     Attributes:
         name: id of the test.
         device: where the inputs of the ops are put.
+        namespace: of torch.ops, with the operators.
         dtypes: the dtypes that its kernels take.
         available: whether this machine can run it.
         ops: gives an object with the functions of :mod:`fdpp.ops`; called only where ``available()``.
-        operators: the operators that it has kernels for.
         alignment: elements that outer strides and the beginning of q, k and v are a multiple of.
         checks_values: lengths, pages and positions out of range raise; where they lie on a device they cannot.
         set_seed: chooses the order in which threads run, where that is ours to choose.
-        flat_gemm_configs: gives the number of tile configurations of ``flat_gemm`` for a dtype; likewise.
+        linear_host: the library whose tables choose for ``linear``, and the device's number there.
     """
 
     name: str
@@ -37,19 +38,19 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     available: Callable[[], bool]
     ops: Callable[[], Any]
-    operators: frozenset[str] = frozenset(OPERATORS)
+    namespace: str = "fdpp"
     alignment: int = 1
     checks_values: bool = True
     set_seed: Callable[[int], None] = lambda seed: None
-    flat_gemm_configs: Callable[[torch.dtype], int] = lambda dtype: 0
+    linear_host: Callable[[], tuple[LinearHost, int]] = lambda: (native.linear_host(), 0)
 
     def __str__(self) -> str:
         return self.name
 
 
+MACHINES = ("nvidia", "cdna", "rdna")  # numbered as in csrc/simt/backend.h
 GPU_KERNELS = {
     "dtypes": (torch.float16, torch.bfloat16),
-    "operators": frozenset(["decode_attention"]),
     "alignment": 8,
     "checks_values": False,
 }
@@ -61,15 +62,19 @@ def _simt(machine: str) -> Backend:
     @functools.cache
     def simt_ops() -> SimpleNamespace:
         native.load_backend("simt")
-        torch.library.register_fake(f"fdpp_simt_{machine}::decode_attention", ops.fake_decode_attention)
-        return SimpleNamespace(decode_attention=getattr(torch.ops, f"fdpp_simt_{machine}").decode_attention.default)
+        namespace = getattr(torch.ops, f"fdpp_simt_{machine}")
+        for name, fake in ops.FAKES.items():
+            torch.library.register_fake(f"{namespace.name}::{name}", fake)
+        return SimpleNamespace(**{name: getattr(namespace, name).default for name in OPERATORS})
 
     return Backend(
         name=f"simt-{machine}",
         device="cpu",
+        namespace=f"fdpp_simt_{machine}",
         available=lambda: True,
         ops=simt_ops,
         set_seed=lambda seed: native.load_backend("simt").fdpp_simt_set_seed(seed),
+        linear_host=lambda: (native.linear_host("simt"), MACHINES.index(machine)),
         **GPU_KERNELS,
     )
 
@@ -81,14 +86,14 @@ ROWS = [
         dtypes=(torch.float32, torch.bfloat16, torch.float16),
         available=lambda: True,
         ops=lambda: ops,
-        flat_gemm_configs=lambda dtype: native.load().flat_gemm_configs(str(dtype).removeprefix("torch.")),
     ),
-    *(_simt(machine) for machine in ("nvidia", "cdna", "rdna")),
+    *(_simt(machine) for machine in MACHINES),
     Backend(
         name="cuda",
         device="cuda",
         available=lambda: torch.cuda.is_available() and native.load_gpu() is None,
         ops=lambda: ops,
+        linear_host=lambda: dataflow.host_of("cuda"),
         **GPU_KERNELS,
     ),
 ]

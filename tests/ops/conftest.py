@@ -1,7 +1,6 @@
 """Every test that asks for ``backend`` runs once per row of the table; ``dtype`` runs once per dtype of a row.
 
-A test runs on the backends that have the operators it calls: those of its mark ``operators``, else that of its
-parameter ``call`` (or ``wrong.call``), else all. The mark ``where`` holds what else a backend must be.
+The mark ``where`` holds what a backend must be for a test.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import zlib
 import pytest
 
 from .backends import BACKENDS, Backend
-from .valid import OPERATORS, op_name
 
 
 def pytest_generate_tests(metafunc):
@@ -24,20 +22,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("backend", BACKENDS, ids=str)
 
 
-def _operators(item) -> set[str]:
-    mark = item.get_closest_marker("operators")
-    params = item.callspec.params
-    call = params.get("call") or getattr(params.get("wrong"), "call", None)
-    return set(mark.args) if mark else {op_name(call)} if call else set(OPERATORS)
-
-
 def pytest_collection_modifyitems(items):
     def can_run(item) -> bool:
         backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
         if not isinstance(backend, Backend):  # pytest asks for the tests of every folder
             return True
         where = item.get_closest_marker("where")
-        return _operators(item) <= backend.operators and (where is None or where.args[0](backend))
+        return where is None or where.args[0](backend)
 
     items[:] = [item for item in items if can_run(item)]
 

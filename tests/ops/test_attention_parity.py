@@ -10,8 +10,6 @@ import torch
 from .cases import GROUPS, HEAD_DIMS, AttentionCase, on_device, random_attention_case
 from .numeric import assert_close
 
-pytestmark = pytest.mark.operators("decode_attention")
-
 
 def check(case: AttentionCase, ops, device: str, rng: random.Random | None = None, alignment: int = 1) -> None:
     expected = case.expected()

@@ -16,7 +16,6 @@ def test_twice(backend, dtype, ops, call):
     assert torch.equal(first, second)
 
 
-@pytest.mark.operators("decode_attention")
 @pytest.mark.parametrize("seed", range(30))
 def test_attention_twice(backend, ops, seed):
     """Whoever comes first."""
@@ -27,7 +26,6 @@ def test_attention_twice(backend, ops, seed):
         assert torch.equal(case.run(ops, backend.device), first), case
 
 
-@pytest.mark.operators("decode_attention")
 @pytest.mark.parametrize("seed", range(30))
 def test_attention_with_any_number_of_threads(backend, ops, seed):
     """A given ``num_splits`` fixes the order of every sum."""
@@ -40,7 +38,6 @@ def test_attention_with_any_number_of_threads(backend, ops, seed):
     assert torch.equal(*results), case
 
 
-@pytest.mark.operators("decode_attention")
 @pytest.mark.parametrize("seed", range(30))
 def test_attention_of_a_sequence_alone(backend, ops, seed):
     """With a given ``num_splits`` a sequence's result does not depend on the batch that it stands in."""

@@ -7,12 +7,21 @@ import random
 import pytest
 import torch
 
-from fdpp import native, reference
+from fdpp import dataflow, reference
 
 from .cases import on_device, strided
 from .numeric import ROUNDOFF, UNDERFLOW, assert_close, oracle
 
 SIZES = [(1, 1), (1, 4097), (17, 63), (63, 577), (64, 64), (100, 17), (100, 1), (577, 100), (576, 1536), (33, 4097)]
+SMALL_SIZES = [
+    (1, 8),
+    (17, 63),
+    (40, 328),
+    (64, 64),
+    (33, 1033),
+    (100, 1),
+    (150, 512),
+]  # where every thread is run by the host
 
 
 def operands(m: int, n: int, k: int, dtype: torch.dtype, bias: bool = True):
@@ -23,44 +32,123 @@ def operands(m: int, n: int, k: int, dtype: torch.dtype, bias: bool = True):
 
 
 class Problem:
-    """Operands and what the oracle makes of them. Sums are float32, in any order, and rounded once."""
+    """Operands and what the oracle makes of them. Sums are float32, in any order, and rounded once.
+
+    torch's own linear, where ``linear`` takes that for a host that plays a GPU, rounds float16 sums on the way, too.
+    """
 
     def __init__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
         self.x, self.weight, self.bias = x, weight, bias
         self.expected = oracle(reference.linear, x, weight, bias)
-        magnitude = oracle(reference.linear, x.abs(), weight.abs(), None if bias is None else bias.abs())
+        self.magnitude = oracle(reference.linear, x.abs(), weight.abs(), None if bias is None else bias.abs())
         float32 = (4 + x.shape[-1] ** 0.5) * ROUNDOFF[torch.float32]
-        self.tolerance = ROUNDOFF[x.dtype] * self.expected.abs() + float32 * magnitude + UNDERFLOW[x.dtype]
+        self.tolerance = ROUNDOFF[x.dtype] * self.expected.abs() + float32 * self.magnitude + UNDERFLOW[x.dtype]
+
+    def rounded_sums(self) -> Problem:
+        self.tolerance = self.tolerance + ROUNDOFF[self.x.dtype] * self.magnitude
+        return self
 
     def check(self, op, device: str, rng: random.Random | None = None, **options) -> None:
         """``rng`` draws the outer strides of x and weight."""
-        placed = [self.x, self.weight] if rng is None else [strided(self.x, rng), strided(self.weight, rng)]
+        alignment = rng.choice([1, 8]) if rng else 1
+        placed = [strided(t, rng, alignment) if rng else t for t in (self.x, self.weight)]
         actual = op(*(on_device(t, device) for t in (*placed, self.bias)), **options)
         assert actual.dtype == self.x.dtype and actual.is_contiguous()
         what = f"x {tuple(self.x.shape)}, weight {tuple(self.weight.shape)}, {self.x.dtype}, {options}"
         assert_close(actual, self.expected, self.tolerance, what)
 
 
-@pytest.mark.parametrize("m", [1, 2, 7])
-@pytest.mark.parametrize("n, k", SIZES)
-def test_gemv(backend, dtype, ops, m, n, k):
-    for bias in (True, False):
-        Problem(*operands(m, n, k, dtype, bias)).check(ops.gemv, backend.device, random.Random(n * k))
+def sizes(backend):
+    return SMALL_SIZES if is_simt(backend) else SIZES
+
+
+def is_simt(backend) -> bool:
+    return backend.namespace != "fdpp"
+
+
+def takes_torch(backend, problem: Problem) -> bool:
+    host, index = backend.linear_host()
+    (n, k), m = problem.weight.shape, problem.x[..., 0].numel()
+    return host.choice(str(problem.x.dtype).removeprefix("torch."), n, k, m, index)["impl"] == "aten"
+
+
+def configs(backend, dtype) -> range:
+    return range(backend.linear_host()[0].flat_gemm_configs(str(dtype).removeprefix("torch.")))
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 7])
+def test_gemv(backend, dtype, ops, m):
+    for n, k in sizes(backend):
+        for bias in (True, False):
+            Problem(*operands(m, n, k, dtype, bias)).check(ops.gemv, backend.device, random.Random(n * k + bias))
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 33, 64])
 def test_flat_gemm(backend, dtype, ops, m):
-    for n, k in SIZES:
+    for n, k in sizes(backend):
         problem = Problem(*operands(m, n, k, dtype))
-        for config in range(-1, backend.flat_gemm_configs(dtype)):
-            problem.check(ops.flat_gemm, backend.device, random.Random(m), config=config)
+        for config in (-1, *configs(backend, dtype)):
+            problem.check(ops.flat_gemm, backend.device, random.Random(m + config), config=config)
 
 
 @pytest.mark.parametrize("m", [1, 2, 8, 17, 64, 65, 130])
 def test_linear(backend, dtype, ops, m):
-    for n, k in SIZES:
+    for n, k in sizes(backend):
         for bias in (True, False):
-            Problem(*operands(m, n, k, dtype, bias)).check(ops.linear, backend.device, random.Random(m))
+            problem = Problem(*operands(m, n, k, dtype, bias))
+            if is_simt(backend) and takes_torch(backend, problem):
+                problem.rounded_sums()
+            problem.check(ops.linear, backend.device, random.Random(m))
+
+
+@pytest.mark.parametrize("name", ["gemv", "flat_gemm", "linear"])
+@pytest.mark.parametrize("residual", [None, "dtype of x", "float32"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_epilogues(backend, dtype, ops, name, residual, gated):
+    """Against the oracle, for every configuration; where the product was rounded first, that counts, too."""
+    out_dtype = torch.float32 if residual == "float32" else dtype
+    for m, n, k in [(1, 34, 40), (3, 100, 77), (9, 6, 1032), (33, 66, 64), (64, 2, 8)]:
+        x, weight, bias = operands(m, n, k, dtype)
+        weight = weight * k**-0.5
+        product = Problem(x, weight, bias)
+        if name == "linear" and is_simt(backend):
+            product.rounded_sums()
+        rounded = product.tolerance + ROUNDOFF[dtype] * product.expected.abs()
+        y, wrong = product.expected, rounded
+        if gated:
+            gate, up = y[:, 0::2], y[:, 1::2]
+            silu = gate * torch.sigmoid(gate)  # its slope is at most 1.1
+            wrong = 1.1 * rounded[:, 0::2] * (up.abs() + rounded[:, 1::2]) + silu.abs() * rounded[:, 1::2]
+            wrong = wrong + 16 * ROUNDOFF[torch.float32] * (silu * up).abs()
+        columns = n // 2 if gated else n
+        stream = None if residual is None else operands(m, 1, columns, out_dtype)[0]
+        expected = oracle(reference.linear, x, weight, bias, residual=stream, gated=gated)
+        tolerance = 2 * ROUNDOFF[out_dtype] * expected.abs() + wrong + UNDERFLOW[dtype]
+        for config in configs(backend, dtype) if name == "flat_gemm" else (None,):
+            rng = random.Random(m)
+            placed = [on_device(strided(t, rng), backend.device) for t in (x, weight)]
+            options = {} if config is None else {"config": config}
+            if stream is not None:
+                options["residual"] = on_device(strided(stream, rng), backend.device)
+            actual = getattr(ops, name)(*placed, on_device(bias, backend.device), gated=gated, **options)
+            assert actual.dtype == out_dtype and actual.is_contiguous() and actual.shape == (m, columns)
+            assert_close(
+                actual, expected, tolerance, f"x {m} x {k}, weight {n} x {k}, {options.keys()}, config {config}"
+            )
+
+
+@pytest.mark.parametrize("m", [2, 5, 17, 64, 70])
+def test_batch_invariance(backend, dtype, ops, m):
+    """A row's bits do not depend on the rows around it, once that is asked for."""
+    n, k = 50, 1096
+    x, weight, bias = (on_device(t, backend.device) for t in operands(m, n, k, dtype))
+    dataflow.set_batch_invariant(True)
+    try:
+        together = ops.linear(x, weight, bias)
+        for row in range(0, m, 3):
+            assert torch.equal(ops.linear(x[row : row + 1], weight, bias)[0], together[row]), row
+    finally:
+        dataflow.set_batch_invariant(False)
 
 
 @pytest.mark.parametrize("name", ["gemv", "flat_gemm", "linear"])
@@ -68,6 +156,8 @@ def test_linear(backend, dtype, ops, m):
 def test_leading_dimensions(backend, dtype, ops, name, leading):
     x, weight, bias = operands(max(1, torch.Size(leading).numel()), 19, 37, dtype)
     problem = Problem(x.view(*leading, 37), weight, bias)
+    if name == "linear" and is_simt(backend):
+        problem.rounded_sums()
     problem.check(getattr(ops, name), backend.device)
     for seed in range(4):
         problem.check(getattr(ops, name), backend.device, random.Random(seed))
@@ -108,8 +198,10 @@ def test_nan_stays_in_its_row_and_column(backend, dtype, ops, name):
     assert torch.equal(out.isnan().cpu(), broken)
 
 
-def test_every_implementation_of_linear_is_reached():
-    """The shapes of ``test_linear`` take all three ways on the processor."""
-    choose = native.load().linear_choice
-    choices = {choose("float32", n, k, m)["impl"] for n, k in SIZES for m in (1, 2, 8, 17, 64, 65, 130)}
+def test_every_implementation_of_linear_is_reached(backend):
+    """The shapes of ``test_linear`` take all three ways."""
+    host, index = backend.linear_host()
+    dtype = str(backend.dtypes[0]).removeprefix("torch.")
+    ms = (1, 2, 8, 17, 64, 65, 130)
+    choices = {host.choice(dtype, n, k, m, index)["impl"] for n, k in sizes(backend) for m in ms}
     assert choices == {"gemv", "flat_gemm", "aten"}

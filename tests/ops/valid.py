@@ -21,7 +21,13 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
         return torch.tensor(values, dtype=torch.int32, device=device)
 
     def linear() -> dict[str, Any]:
-        return {"x": randn(4, 24), "weight": randn(10, 24), "bias": randn(10)}
+        return {
+            "x": randn(4, 24),
+            "weight": randn(10, 24),
+            "bias": randn(10),
+            "residual": randn(4, 5, dtype=torch.float32),
+            "gated": True,
+        }
 
     def attention(*cache_shape: int) -> dict[str, Any]:
         return {

@@ -1,0 +1,112 @@
+// How the work of a flat GEMM is shared among blocks, and which tile and how many blocks a shape gets: pure functions.
+//
+// The work is a sequence of steps, one slice of K of one tile after another, tile by tile; block b of G has the steps
+// [b T / G, (b + 1) T / G). As many blocks as tiles: each has its own. A multiple: split-K. Any other number, such as what
+// the device runs at a time: every block has the same share, wherever that begins ("Stream-K", arXiv 2301.03598). Blocks
+// that share a tile leave their sums to the last of them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/dataflow.h"
+#include "common/linear_tiles.h"
+#include "common/params.h"
+
+namespace fdpp {
+
+// Tiles of one launch, those of the same rows of the weight next to each other; and their steps.
+struct FlatWork {
+  int64_t row_tiles, tiles, steps_per_tile;
+
+  FDPP_INLINE int64_t steps() const { return tiles * steps_per_tile; }
+  FDPP_INLINE int64_t begin(int64_t block, int64_t blocks) const { return block * steps() / blocks; }
+  // The block whose share has the step: the largest b with floor(b T / G) <= step.
+  FDPP_INLINE int64_t block_of(int64_t step, int64_t blocks) const { return ((step + 1) * blocks - 1) / steps(); }
+};
+
+FDPP_INLINE FlatWork flat_work(int64_t N, int64_t K, int64_t M, int columns, FlatTile tile) {
+  const int64_t row_tiles = (M + columns - 1) / columns, step = int64_t{tile.depth} * tile.warps;
+  const int64_t steps = (K + step - 1) / step;
+  return {row_tiles, (N + tile.rows - 1) / tile.rows * row_tiles, steps < 1 ? 1 : steps};
+}
+
+// Whether a tile is shared between blocks.
+FDPP_INLINE bool shares_tiles(const FlatWork& work, int64_t blocks) { return work.tiles % blocks != 0; }
+
+// Floats of FlatGemmParams::partial.
+FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int columns, FlatTile tile) {
+  return blocks * 2 * tile.rows * columns;
+}
+
+// How a tile's work is spread: kWhole, a block for each tile; kBalanced, equal shares for what the device runs at a time; n > 1:
+// n blocks for each tile.
+constexpr int kWhole = 1, kBalanced = 0;
+constexpr int kSpreads[] = {kWhole, kBalanced, 2, 4, 8};
+constexpr int kNumSpreads = sizeof(kSpreads) / sizeof(kSpreads[0]);
+// A configuration of flat_gemm names a tile and a spread.
+constexpr int kFlatConfigs = kFlatTiles * kNumSpreads;
+FDPP_INLINE int flat_config(int tile, int spread_index) { return tile * kNumSpreads + spread_index; }
+
+// More blocks than steps would leave some without any.
+inline int64_t flat_blocks(const FlatWork& work, int spread, int64_t resident_blocks) {
+  const int64_t wanted = spread == kBalanced ? std::max<int64_t>(resident_blocks, 1) : work.tiles * spread;
+  return std::clamp<int64_t>(wanted, 1, work.steps());
+}
+
+// The time of a launch, in bytes that one multiprocessor could have streamed meanwhile.
+//
+// FlashDecoding++, section 4: each row of a tile moves K (weights) + M K / BN (its part of x) + M (results) elements, so wide
+// tiles move less, and N / BN blocks are what runs in parallel, so narrow ones fill the device. Multiprocessors that
+// run a last wave alone draw up to twice their share of the bandwidth. Tiles shared between blocks cost writing and
+// reading their sums, and the two dependent trips to memory until the last block has them: some 2 us, in which a
+// multiprocessor of a current device streams 64 KiB.
+inline double flat_cost(int64_t N, int64_t K, int64_t M, FlatTile tile, const FlatWork& work, int64_t blocks,
+                        int columns, int multiprocessors) {
+  constexpr double kElement = 2.0, kLoneSpeed = 2.0, kSharedTileBytes = 64.0 * 1024;
+  const double rows = static_cast<double>(std::min<int64_t>(N, tile.rows)), k = static_cast<double>(K);
+  const double m = static_cast<double>(std::min<int64_t>(M, columns));
+  const double tile_bytes = kElement * (rows * k + m * k + rows * m);
+  const double share = tile_bytes * static_cast<double>(work.tiles) / static_cast<double>(blocks);
+  const double waves = static_cast<double>(blocks) / multiprocessors;
+  const double full = static_cast<double>(static_cast<int64_t>(waves)), rest = waves - full;
+  const double time = share * (full + (rest > 0.0 ? std::max(rest, 1.0 / kLoneSpeed) : 0.0));
+  if (!shares_tiles(work, blocks)) return time;
+  return time + kSharedTileBytes + 2.0 * 4.0 * rows * m;
+}
+
+// The cheapest configuration of flat_cost; resident_blocks: of each tile, that run on one multiprocessor at a time.
+inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const FlatTile (&tiles)[kFlatTiles],
+                          const int (&resident_blocks)[kFlatTiles], int multiprocessors) {
+  int best = 0;
+  double least = -1.0;
+  for (int tile = 0; tile < kFlatTiles; ++tile) {
+    const FlatWork work = flat_work(N, K, M, columns, tiles[tile]);
+    for (int i = 0; i < kNumSpreads; ++i) {
+      const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{multiprocessors} * resident_blocks[tile]);
+      const double cost = flat_cost(N, K, M, tiles[tile], work, blocks, columns, multiprocessors);
+      if (least < 0.0 || cost < least) {
+        least = cost;
+        best = flat_config(tile, i);
+      }
+    }
+  }
+  return best;
+}
+
+// One tile, one number of columns and one spread for all M make a row's sums independent of the rows around it: the slices of K
+// and their order are then the same. kBalanced is none of these spreads, as its shares begin where the number of tiles says.
+constexpr int kBatchInvariantColumns = 16;
+
+inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N, int64_t K) {
+  if (dtype == DType::f32) return {Impl::aten, -1, Source::batch_invariant};
+  const FlatTile tile = tiles.of(kBatchInvariantColumns)[0];
+  const FlatWork work = flat_work(N, K, 1, kBatchInvariantColumns, tile);
+  int best = 0;
+  for (int i = 0; i < kNumSpreads; ++i) {
+    if (kSpreads[i] != kBalanced && work.tiles * kSpreads[best] * 2 < multiprocessors) best = i;
+  }
+  return {Impl::flat_gemm, flat_config(0, best), Source::batch_invariant};
+}
+
+}  // namespace fdpp

@@ -1,0 +1,75 @@
+// rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. P is an architecture (arch.h), T
+// the dtype, R that of the residual.
+#pragma once
+
+#include <math.h>
+
+#include "common/chunks.h"
+#include "common/params.h"
+
+namespace fdpp {
+
+template <typename P, typename T, typename R>
+class RmsNorm {
+  static constexpr int kWarps = 256 / P::kWarpSize;
+
+ public:
+  using Policy = P;
+  static constexpr int kThreads = kWarps * P::kWarpSize;
+  static constexpr int kBlocks = 1;
+  static constexpr int kSharedBytes = kWarps * static_cast<int>(sizeof(float));
+
+  static int64_t blocks(const NormParams& p) { return p.rows; }
+
+  FDPP_DEVICE static void run(const NormParams& p) {
+    P::wait_for_producers();
+    P::launch_dependents();
+    const int64_t row = P::block_index();
+    const T* const x = static_cast<const T*>(p.x) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
+    const T* const weight = static_cast<const T*>(p.weight);
+    T* const out = static_cast<T*>(p.out) + row * p.width;
+    R* const residual = p.residual != nullptr ? static_cast<R*>(p.residual) + row * p.width : nullptr;
+    const bool whole = p.width % kChunk == 0 && is_whole<T>(x, 0) && is_whole<T>(weight, 0) && is_whole<R>(residual, 0);
+
+    float squares = 0.0f;
+    for (int64_t i = int64_t{P::thread_index()} * kChunk; i < p.width; i += kThreads * kChunk) {
+      float values[kChunk];
+      load_chunk<P>(values, x + i, p.width - i, whole);
+      if (residual != nullptr) {
+        float before[kChunk];
+        load_chunk<P>(before, residual + i, p.width - i, whole);
+        // The norm is that of the sum as it is stored.
+        for (int k = 0; k < kChunk; ++k) values[k] = to_float(from_float<R>(before[k] + values[k]));
+        store_chunk<P>(residual + i, values, p.width - i, whole);
+      }
+      for (int k = 0; k < kChunk; ++k) squares += values[k] * values[k];
+    }
+    const float scale = 1.0f / sqrtf(sum_of_block(squares) / static_cast<float>(p.width) + p.eps);
+
+    for (int64_t i = int64_t{P::thread_index()} * kChunk; i < p.width; i += kThreads * kChunk) {
+      float values[kChunk], factors[kChunk];
+      if (residual != nullptr) {
+        load_chunk<P>(values, residual + i, p.width - i, whole);
+      } else {
+        load_chunk<P>(values, x + i, p.width - i, whole);
+      }
+      load_chunk<P>(factors, weight + i, p.width - i, whole);
+      for (int k = 0; k < kChunk; ++k) values[k] = values[k] * scale * factors[k];
+      store_chunk<P>(out + i, values, p.width - i, whole);
+    }
+  }
+
+ private:
+  FDPP_INLINE static float sum_of_block(float x) {
+    float* const shared = reinterpret_cast<float*>(P::shared_memory());
+    FDPP_UNROLL
+    for (int mask = 1; mask < P::kWarpSize; mask *= 2) x += P::shuffle_xor(x, mask);
+    if (P::thread_index() % P::kWarpSize == 0) P::shared_store(shared + P::thread_index() / P::kWarpSize, x);
+    P::barrier();
+    float sum = 0.0f;
+    for (int warp = 0; warp < kWarps; ++warp) sum += P::shared_load(shared + warp);
+    return sum;
+  }
+};
+
+}  // namespace fdpp

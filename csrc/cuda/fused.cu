@@ -1,0 +1,21 @@
+// Launches csrc/common/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
+#include "cuda/arch.h"
+#include "cuda/device.h"
+
+#include "common/gpu_kernel.h"
+
+namespace fdpp::gpu {
+
+Kernel kernel_of(const NormParams& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
+}
+
+Kernel kernel_of(const SiluMulParams& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
+}
+
+Kernel kernel_of(const RopeParams& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
+}
+
+}  // namespace fdpp::gpu

@@ -1,0 +1,25 @@
+// Launches csrc/common/gemv_kernel.h, flat_gemm_kernel.h and linear_epilogue.h.
+#include "cuda/arch.h"
+#include "cuda/device.h"
+
+#include "common/gpu_kernel.h"
+
+namespace fdpp::gpu {
+
+Kernel kernel_of(const GemvParams& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
+}
+
+Kernel kernel_of(const FlatGemmParams& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
+}
+
+Kernel kernel_of(const FinishParams& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
+}
+
+LinearTiles linear_tiles(int warp_size) {
+  return with_policy(warp_size, []<typename P>(P) { return linear_tiles_of<P>(); });
+}
+
+}  // namespace fdpp::gpu

@@ -1,0 +1,178 @@
+// The operators of fdpp over the GPU kernels: tensors -> parameters -> launch. One source for the GPU libraries and for the host
+// that executes their kernels; they differ in the backend B, an object that lives for one call:
+//
+//   B(const char* op, const Tensor& x)                 makes the device of x current
+//   int B::device(), B::multiprocessors()
+//   LinearTiles B::tiles()
+//   int B::resident_blocks(const Params&)              blocks of the kernel that run on a multiprocessor at a time
+//   int B::min_split_keys()                            below this a split of attention costs more than it brings
+//   int32_t* B::arrivals(int64_t count)                counters that are 0
+//   void B::prepare(Tensor& scratch)                   what it wants done with scratch before a launch
+//   void B::run(const Params&)                         launches; throws what went wrong
+#pragma once
+
+#include "common/attention_block.h"
+#include "common/flat_plan.h"
+#include "common/gemv_plan.h"
+#include "common/split_plan.h"
+#include "torch/shared/attention_arguments.h"
+#include "torch/shared/fused_arguments.h"
+#include "torch/shared/linear_arguments.h"
+#include "torch/shared/linear_choice.h"
+
+namespace fdpp {
+
+// Checks on top of those of every backend.
+void check_matrix_dtype(const char* op, const char* name, const Tensor& tensor);
+void check_gpu_attention(const AttentionArguments& arguments);
+void check_blocks(const char* op, int64_t blocks);
+
+template <typename B>
+struct GpuOperators {
+  // Splits are planned from the capacity and never from the lengths: those stay on the device, and a captured graph stays valid
+  // while they grow.
+  static Tensor attention(const AttentionArguments& arguments) {
+    AttentionParams p = attention_params(arguments);
+    check_gpu_attention(arguments);
+    B backend(kDecodeAttention, arguments.q);
+    Tensor out = empty_like_device(arguments.q, {p.batch, p.query_len, p.query_heads, p.head_dim});
+    p.out = out.data_ptr();
+    const int64_t units = attention_units(p);
+    if (p.num_splits == 0) {
+      const int workers = backend.multiprocessors() * backend.resident_blocks(p);
+      p.num_splits = plan_splits(units, p.capacity, workers, backend.min_split_keys());
+    }
+    check_blocks(kDecodeAttention, units * p.num_splits);
+    OptionalTensor partial;
+    if (p.num_splits > 1) {
+      partial = empty_floats(arguments.q, attention_partial_floats(p));
+      backend.prepare(*partial);
+      p.partial = static_cast<float*>(partial->data_ptr());
+      p.arrivals = backend.arrivals(units);
+    }
+    backend.run(p);
+    return out;
+  }
+
+  static Tensor gemv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
+                     bool gated) {
+    const LinearArguments arguments{"gemv", x, weight, bias, residual, gated};
+    LinearCall call = linear_call(arguments);
+    B backend(arguments.op, x);
+    return run_gemv(backend, arguments, call);
+  }
+
+  static Tensor flat_gemm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
+                          const OptionalTensor& residual, bool gated) {
+    const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
+    LinearCall call = linear_call(arguments);
+    check_flat_rows(arguments.op, call.params.M);
+    check_flat_config(arguments.op, config, kFlatConfigs);
+    B backend(arguments.op, x);
+    return run_flat_gemm(backend, arguments, call, static_cast<int>(config));
+  }
+
+  static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
+                       bool gated) {
+    const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
+    LinearCall call = linear_call(arguments);
+    const LinearParams& p = call.params;
+    B backend(arguments.op, x);
+    const Choice choice = choose_linear(backend.device(), p.dtype, p.N, p.K, p.M);
+    switch (choice.impl) {
+      case Impl::gemv: return run_gemv(backend, arguments, call);
+      case Impl::flat_gemm: return run_flat_gemm(backend, arguments, call, choice.config);
+      case Impl::aten: break;
+    }
+    const Tensor product = aten_linear(arguments);
+    if (!has_epilogue(p)) return product;
+    Tensor out = make_output(arguments, call);
+    check_matrix_dtype(arguments.op, "x", x);
+    backend.run(FinishParams{call.params, product.data_ptr()});
+    return out;
+  }
+
+  static Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+    return run_norm("rms_norm", x, nullptr, weight, eps);
+  }
+
+  static Tensor add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
+    return run_norm("add_rms_norm", x, &residual, weight, eps);
+  }
+
+  static Tensor silu_mul(const Tensor& gate_up) {
+    const SiluMulCall call = silu_mul_call(gate_up);
+    check_matrix_dtype("silu_mul", "gate_up", gate_up);
+    B("silu_mul", gate_up).run(call.params);
+    return call.out;
+  }
+
+  static Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                            const Tensor& positions, const Tensor& k_cache, const Tensor& v_cache,
+                            const OptionalTensor& block_table, bool interleaved) {
+    const RopeCall call = rope_call({q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved});
+    check_matrix_dtype(kRopeAppend, "q", q);
+    B(kRopeAppend, q).run(call.params);
+    return call.out;
+  }
+
+  // All of them, for the library of a namespace.
+  template <typename Library>
+  static void implement(Library& m) {
+    m.impl("decode_attention", TORCH_BOX(&decode_attention<attention>));
+    m.impl("gemv", TORCH_BOX(&gemv));
+    m.impl("flat_gemm", TORCH_BOX(&flat_gemm));
+    m.impl("linear", TORCH_BOX(&linear));
+    m.impl("rms_norm", TORCH_BOX(&rms_norm));
+    m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
+    m.impl("silu_mul", TORCH_BOX(&silu_mul));
+    m.impl("rope_append", TORCH_BOX(&rope_append));
+  }
+
+ private:
+  static Tensor run_gemv(B& backend, const LinearArguments& arguments, LinearCall& call) {
+    check_matrix_dtype(arguments.op, "x", arguments.x);
+    Tensor out = make_output(arguments, call);
+    const LinearParams& p = call.params;
+    backend.run(GemvParams{p, plan_gemv_team(p.N, backend.multiprocessors(), backend.tiles().gemv)});
+    return out;
+  }
+
+  static Tensor run_flat_gemm(B& backend, const LinearArguments& arguments, LinearCall& call, int config) {
+    check_matrix_dtype(arguments.op, "x", arguments.x);
+    Tensor out = make_output(arguments, call);
+    const LinearParams& linear = call.params;
+    if (linear.M == 0 || linear.N == 0) return out;
+    const LinearTiles tiles = backend.tiles();
+    FlatGemmParams p{};
+    p.linear = linear;
+    p.columns = is_batch_invariant() ? kBatchInvariantColumns : flat_columns(linear.M, tiles.least_columns);
+    int resident[kFlatTiles];
+    for (p.tile = 0; p.tile < kFlatTiles; ++p.tile) resident[p.tile] = backend.resident_blocks(p);
+    const FlatTile(&shapes)[kFlatTiles] = tiles.of(p.columns);
+    if (config < 0) config = plan_flat_gemm(linear.N, linear.K, linear.M, p.columns, shapes, resident, backend.multiprocessors());
+    p.tile = config / kNumSpreads;
+    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.columns, shapes[p.tile]);
+    const int64_t resident_blocks = int64_t{backend.multiprocessors()} * resident[p.tile];
+    p.blocks = flat_blocks(work, kSpreads[config % kNumSpreads], resident_blocks);
+    check_blocks(arguments.op, p.blocks);
+    OptionalTensor partial;
+    if (shares_tiles(work, p.blocks)) {
+      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.columns, shapes[p.tile]));
+      backend.prepare(*partial);
+      p.partial = static_cast<float*>(partial->data_ptr());
+      p.arrivals = backend.arrivals(work.tiles);
+    }
+    backend.run(p);
+    return out;
+  }
+
+  static Tensor run_norm(const char* op, const Tensor& x, const Tensor* residual, const Tensor& weight, double eps) {
+    const NormCall call = norm_call(op, x, residual, weight, eps);
+    check_matrix_dtype(op, "x", x);
+    B(op, x).run(call.params);
+    return call.out;
+  }
+};
+
+}  // namespace fdpp

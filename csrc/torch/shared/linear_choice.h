@@ -1,0 +1,22 @@
+// linear's choice of an implementation, in every library that has linear layers: the tables in force, per device, and the rule for
+// what they do not know. Python reaches it through the C functions of linear_choice.cpp (fdpp/_linear.py).
+#pragma once
+
+#include <string>
+
+#include "common/dataflow.h"
+
+namespace fdpp {
+
+// What a library provides. Devices have a number, 0 for the CPU, and the name that tables know them by.
+std::string linear_device(int device);
+int flat_gemm_configs(DType dtype);
+// For shapes without a row.
+Choice linear_rule(int device, DType dtype, int64_t N, int64_t K, int64_t M);
+// The one for all M, where results must not depend on the rows around a row.
+Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K);
+
+Choice choose_linear(int device, DType dtype, int64_t N, int64_t K, int64_t M);
+bool is_batch_invariant();
+
+}  // namespace fdpp
