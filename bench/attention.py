@@ -181,7 +181,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     rows = []
     for heads in arguments.heads:
-        bandwidth = harness.bandwidth(arguments.device)
+        bandwidth = timing.memory_bandwidth(arguments.device)
         for dtype in arguments.dtypes:
             for batch in arguments.batches:
                 for context in arguments.contexts:
@@ -194,7 +194,7 @@ def main() -> None:
     harness.write_json(path, arguments.device, bandwidth=bandwidth, rows=rows)
     how = f"{torch.get_num_threads()} threads" if arguments.device == "cpu" else "in a graph"
     title = f"Decode attention on {harness.device_name(arguments.device)}, {how}, cold caches"
-    plot(rows, title, harness.BOUND[arguments.device], path.with_suffix(".png"))
+    plot(rows, title, timing.BANDWIDTH_BOUND[arguments.device], path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

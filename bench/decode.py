@@ -27,7 +27,7 @@ import harness
 from decode_engines import ENGINES
 from decode_models import prepare, prompt_ids
 
-from fdpp import demo_model
+from fdpp import demo_model, timing
 
 COLUMNS = {
     "batch": "d", "engine": "s", "tokens/s": ".1f", "min": ".1f", "max": ".1f", "fdpp is x": ".2f", "of bound": ".0%",
@@ -78,7 +78,7 @@ def run_rounds(arguments: argparse.Namespace, models: dict) -> tuple[dict[str, l
                 answers.pop(engine, None)
                 print(f"{engine} is left out: {answer}", flush=True)
                 continue
-            answers.setdefault(engine, []).append(answer | {"read_bandwidth": harness.bandwidth()})
+            answers.setdefault(engine, []).append(answer | {"read_bandwidth": timing.memory_bandwidth()})
             rates = ", ".join(f"batch {r['batch']}: {r['tokens_per_second']:.1f}" for r in answer["results"])
             print(f"round {number} of {arguments.rounds}, {engine}: {rates} tokens/s", flush=True)
     return answers, left_out

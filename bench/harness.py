@@ -1,34 +1,19 @@
-"""What the benches share: bandwidth, the environment, results, plots and tables. The clock is fdpp.timing."""
+"""What the benches share: the environment, results, plots and tables. The clock is fdpp.timing."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import re
-import statistics
 import subprocess
 from pathlib import Path
 
 import torch
 
-from fdpp import info, native, timing
+from fdpp import info
 
 RESULTS = Path(__file__).parent / "results"
-BANDWIDTH_BYTES = 512 * 2**20
-GPU_BANDWIDTH_BYTES = 2 * 2**30
-BOUND = {"cpu": "read", "cuda": "copy"}  # what the bandwidth of a device is measured by
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-
-def bandwidth(device: str = "cpu", repeats: int = 5) -> float:
-    """Bytes per second of ``BOUND``, from and to memory: the bound of every decode step. A CPU uses torch's threads."""
-    if device == "cpu":
-        return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
-    source = torch.empty(GPU_BANDWIDTH_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy = {"copy": lambda _: target.copy_(source)}
-    times = timing.interleave(copy, copies=1, seconds=0, min_rounds=repeats, device=device)["copy"]
-    return 2 * GPU_BANDWIDTH_BYTES / statistics.median(times)
 
 
 def device_name(device: str = "cpu") -> str:

@@ -55,9 +55,9 @@ class Model:
             q = ops.rope_append(q, k, v, self.cos, self.sin, positions, self.keys[i], self.values[i])
             x = ops.decode_attention(q, self.keys[i], self.values[i], cache_seqlens, window=c.windows[i])
             x = ops.linear(x.view(1, count, -1), layer.o, layer.o_bias)
-            # MLP: one product for gate and up; silu(gate) * up; back down.
+            # MLP: one product for gate and up, which becomes silu(gate) * up; back down.
             x = ops.add_rms_norm(x, residual, layer.post_norm, c.norm_eps)
-            x = ops.silu_mul(ops.linear(x, layer.gate_up, layer.gate_up_bias))
+            x = ops.linear(x, layer.gate_up, layer.gate_up_bias, gated=True)
             x = ops.linear(x, layer.down, layer.down_bias)
         x = ops.add_rms_norm(x, residual, w.final_norm, c.norm_eps)
         return ops.linear(x[0, -1:], w.lm_head)[0]

@@ -183,9 +183,9 @@ _batch_invariant = os.environ.get("FDPP_BATCH_INVARIANT") == "1"
 def set_batch_invariant(on: bool) -> None:
     """Whether ``linear`` gives a row the same bits whatever rows stand around it, in this process and from now on.
 
-    It then takes one implementation and one split for every M, and no table: flat GEMM on GPUs (also beyond 64 rows), GEMV
-    on CPUs. ``FDPP_BATCH_INVARIANT=1`` in the environment does the same from the start. ``decode_attention`` with a given
-    ``num_splits`` is batch-invariant anyway.
+    It then takes one implementation and one split for every M, and no table: flat GEMM on GPUs (also beyond 64 rows),
+    GEMV on CPUs. ``FDPP_BATCH_INVARIANT=1`` in the environment does the same from the start. ``decode_attention`` with
+    a given ``num_splits`` is batch-invariant anyway.
     """
     global _batch_invariant
     _batch_invariant = bool(on)

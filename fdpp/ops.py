@@ -106,8 +106,8 @@ def gemv(
 
     Args:
         x: ``[..., K]``, float32 (CPU), bfloat16 or float16, last dimension contiguous; ``M`` is the product of the
-            others. Any outer strides; on a GPU, rows of ``x`` and ``weight`` that do not begin at multiples of 16 bytes,
-            or a ``K`` that is no multiple of 8, are read element by element.
+            others. Any outer strides; on a GPU, rows of ``x`` and ``weight`` that do not begin at multiples of 16
+            bytes, or a ``K`` that is no multiple of 8, are read element by element.
         weight: ``[N, K]``, dtype of ``x``, last dimension contiguous.
         bias: ``[N]``, dtype of ``x``, contiguous.
         residual: ``[..., N]`` (``[..., N / 2]`` when gated), dtype of ``x`` or float32, last dimension contiguous; is
@@ -116,9 +116,9 @@ def gemv(
             ``silu(gate) * up`` of their products.
 
     Returns:
-        ``[..., N]`` (``[..., N / 2]`` when gated), contiguous, dtype of ``residual`` if there is one, else of ``x``. Sums
-        are accumulated in float32. On a GPU the result is rounded once; elsewhere, and in ImplC, the product is rounded to
-        the dtype of ``x`` before gates and residual.
+        ``[..., N]`` (``[..., N / 2]`` when gated), contiguous, dtype of ``residual`` if there is one, else of ``x``.
+        Sums are accumulated in float32. On a GPU the result is rounded once; elsewhere, and in ImplC, the product is
+        rounded to the dtype of ``x`` before gates and residual.
 
     Raises:
         RuntimeError: a shape, dtype, device or stride that is not as above.
@@ -143,8 +143,8 @@ def flat_gemm(
         x: ``[..., K]``, ``M`` = product of the leading dimensions, at most 64. Otherwise as in :func:`gemv`.
         weight: ``[N, K]``.
         bias: ``[N]``.
-        config: index of a tile configuration of the backend; -1 takes the default for the shape. On a GPU it names a tile
-            and how its work is spread over blocks (csrc/common/flat_plan.h).
+        config: index of a tile configuration of the backend; -1 takes the default for the shape. On a GPU it names a
+            tile and how its work is spread over blocks (csrc/common/flat_plan.h).
         residual: as in :func:`gemv`.
         gated: as in :func:`gemv`.
 
@@ -232,7 +232,8 @@ def rope_append(
     """Rotate ``q`` and ``k`` by their positions and write ``k`` and ``v`` into the cache.
 
     Args:
-        q: ``[B, Sq, Hq, D]``, float32 (CPU), bfloat16 or float16; last dimension contiguous, outer strides free; any ``Sq``.
+        q: ``[B, Sq, Hq, D]``, float32 (CPU), bfloat16 or float16, any ``Sq``; last dimension contiguous, outer
+            strides free.
         k: ``[B, Sq, Hkv, D]``, likewise.
         v: ``[B, Sq, Hkv, D]``, likewise; not rotated.
         cos: float32 ``[max_position, rot / 2]``, contiguous; the first ``rot <= D`` elements of a head are rotated.
@@ -249,8 +250,8 @@ def rope_append(
 
     Raises:
         RuntimeError: a position at or beyond ``max_position`` or the capacity of the cache, a page outside the cache, a
-            shape, dtype, device or stride that is not as above. Positions and pages that lie on a GPU are not looked at:
-            there such a token's query becomes NaN, and nothing is written for it.
+            shape, dtype, device or stride that is not as above. Positions and pages that lie on a GPU are not looked
+            at: there such a token's query becomes NaN, and nothing is written for it.
 
     Source: RoFormer, arXiv 2104.09864.
     """

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fdpp import native
+
 COLD_FACTOR = 16  # copies of the operands together are this many times the last-level cache
 MIN_GRAPH_CALLS = 20  # in a graph of a GPU's clock: what its start costs is spread over them
+BANDWIDTH_BYTES = {"cpu": 512 * 2**20, "cuda": 2 * 2**30}  # far more than any cache holds
+BANDWIDTH_BOUND = {"cpu": "read", "cuda": "copy"}  # what memory_bandwidth() measures
 
 Function = Callable[[int], object]
 
@@ -30,6 +35,24 @@ def cold_copies(num_bytes: int, device: str = "cpu") -> int:
     """How many copies of an operand of ``num_bytes`` it takes for each to have left the caches when its turn comes."""
     wanted = COLD_FACTOR * last_level_cache_bytes(device)
     return 1 if num_bytes >= wanted else -(-wanted // max(1, num_bytes)) + 1
+
+
+def memory_bandwidth(device: str = "cpu", repeats: int = 3) -> float:
+    """Bytes per second from and to memory, the bound of every decode step.
+
+    Of a CPU: what torch's threads read, the best of ``repeats`` passes. Of a GPU: what a copy reads and writes, the
+    median.
+    """
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return native.load().measure_read_bandwidth(BANDWIDTH_BYTES[kind], repeats)
+    import torch
+
+    source = torch.empty(BANDWIDTH_BYTES[kind], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy = {"copy": lambda _: target.copy_(source)}
+    times = interleave(copy, copies=1, seconds=0, min_rounds=repeats, device=device)["copy"]
+    return 2 * source.nbytes / statistics.median(times)
 
 
 def interleave(

@@ -13,8 +13,9 @@ import sys
 import time
 
 from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model, number
-from fdpp.cli.summary import measure_read_bandwidth, render_summary
+from fdpp.cli.summary import render_summary
 from fdpp.errors import RequestError
+from fdpp.timing import memory_bandwidth
 
 MAX_PROMPT_BYTES = 64 * 2**20
 
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(flush=True)
     timings = completion.timings
     bytes_per_step = llm.decode_bytes_per_token(timings.prompt_tokens + timings.decode_tokens // 2)
-    print(f"\n{render_summary([timings], bytes_per_step, measure_read_bandwidth())}", file=sys.stderr)
+    print(f"\n{render_summary([timings], bytes_per_step, memory_bandwidth(arguments.device))}", file=sys.stderr)
 
 
 def encode_prompt(llm, prompt: str, arguments: argparse.Namespace) -> str | list[int]:

@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BANDWIDTH_BYTES = 512 * 2**20  # far more than any cache holds
-BANDWIDTH_REPEATS = 3
-
-
-def measure_read_bandwidth() -> float:
-    """Bytes per second that this machine reads from memory with torch's threads."""
-    from fdpp import native
-
-    return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, BANDWIDTH_REPEATS)
-
 
 def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float) -> str:
     """The figures of a batch that was decoded together, one line per topic.
@@ -21,7 +11,7 @@ def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float) -> 
     Args:
         timings: the engine's ``Timings`` of each sequence.
         bytes_per_step: bytes of weights and KV cache that one decode step of the batch reads.
-        bandwidth: bytes per second that the machine reads from memory, which bounds decoding.
+        bandwidth: bytes per second from memory (:func:`fdpp.timing.memory_bandwidth`), which bounds decoding.
     """
     prompt_tokens = sum(t.prompt_tokens for t in timings)
     rows = [("prompt", rate(prompt_tokens, sum(t.prompt_seconds for t in timings)))]

@@ -102,7 +102,7 @@ class Decoder:
             q = ops.rope_append(q, k, v, self._cos, self._sin, positions, keys, values, cache.block_table)
             x = ops.linear(attention(q, keys, values, window).view(batch, length, -1), layer.o, layer.o_bias)
             x = ops.add_rms_norm(x, residual, layer.post_norm, eps)
-            x = ops.silu_mul(ops.linear(x, layer.gate_up, layer.gate_up_bias))
+            x = ops.linear(x, layer.gate_up, layer.gate_up_bias, gated=True)
             x = ops.add_rms_norm(ops.linear(x, layer.down, layer.down_bias), residual, next_norm, eps)
         return x
 

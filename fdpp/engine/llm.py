@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fdpp import native
 from fdpp.engine.checkpoint import open_checkpoint
 from fdpp.engine.decode_loop import Generation, Timings, run_batch
 from fdpp.engine.decoder import Decoder
@@ -48,8 +49,8 @@ class LLM:
 
     Args:
         model: a Hugging Face directory, a ``.gguf`` file, or a Hugging Face hub id.
-        device: a torch device.
-        dtype: ``"bfloat16"``, ``"float32"``, ``"float16"``, or the torch dtype; None means bfloat16.
+        device: a torch device: ``"cpu"``, or ``"cuda"`` for a GPU of either vendor.
+        dtype: ``"bfloat16"``, ``"float16"``, on a CPU ``"float32"``, or the torch dtype; None means bfloat16.
         max_seq_len: the most tokens of prompt and answer together; default and upper bound is the model's context.
         max_batch_size: prompts that are decoded side by side; more of them are taken in groups.
         page_size: tokens per page of a paged key/value cache; None for a contiguous one.
@@ -74,6 +75,7 @@ class LLM:
         progress: Progress | None = None,
     ) -> None:
         self.device, self.dtype = _device(device), _dtype(dtype)
+        _check_dtype_of_device(self.dtype, self.device)
         for name, value in (("max_seq_len", max_seq_len), ("page_size", page_size), ("num_threads", num_threads)):
             if value is not None:
                 _check_at_least(name, value, 1)
@@ -221,10 +223,22 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 def _device(device: str | torch.device) -> torch.device:
     try:
-        torch.empty(0, device=device)
-        return torch.device(device)
+        # "cuda" becomes "cuda:0"; a device that is not there fails here.
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was compiled with CUDA
         raise RequestError(f"device {device!r:.80} cannot be used: {one_line(error)}") from error
+    if found.type not in ("cpu", "cuda"):
+        raise RequestError(f"device: expected cpu or cuda (NVIDIA and AMD GPUs), got {device!r:.80}")
+    if found.type == "cuda" and (problem := native.load_gpu()):
+        raise RequestError(problem)
+    return found
+
+
+def _check_dtype_of_device(dtype: torch.dtype, device: torch.device) -> None:
+    if device.type == "cuda" and dtype == torch.float32:
+        raise RequestError(
+            "dtype: expected bfloat16 or float16 on a GPU, got float32, which its matrix units do not take"
+        )
 
 
 def _check_dependencies() -> None:

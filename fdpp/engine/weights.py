@@ -1,4 +1,4 @@
-"""The weights of a decoder in the layout that the ops want: q, k, v merged, gate and up merged, one dtype."""
+"""The weights of a decoder in the layout that the ops want: q, k, v merged, gate and up row by row, one dtype."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LayerWeights:
     o: Tensor  # [H, Hq D]
     o_bias: Tensor | None
     post_norm: Tensor  # [H]
-    gate_up: Tensor  # [2 F, H]
+    gate_up: Tensor  # [2 F, H], gate and up in turn: linear(gated=True)
     gate_up_bias: Tensor | None
     down: Tensor  # [H, F]
     down_bias: Tensor | None
@@ -71,12 +71,11 @@ def load_weights(
     total, done = sum(len(entry.parts) for entry in plan), 0
     for entry in plan:
         merged = torch.empty(entry.shape, dtype=dtype) if room is None else next(room)
-        row = 0
-        for name, shape in entry.parts:
+        for (name, _), rows in zip(entry.parts, entry.rows(), strict=True):
             if progress is not None:
                 progress(done, total, name)
-            checkpoint.read_into(name, merged[row : row + shape[0]])
-            row, done = row + shape[0], done + 1
+            checkpoint.read_into(name, merged[rows])
+            done += 1
         if not _is_finite(merged):
             names = ", ".join(name for name, _ in entry.parts)
             raise CheckpointError(f"{names}: not all values are finite in {str(dtype).removeprefix('torch.')}")
@@ -101,14 +100,22 @@ def _room(plan: list[_Entry], dtype: torch.dtype) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A weight of the decoder and the tensors of the checkpoint that make it up, stacked along the first dimension."""
+    """A weight of the decoder and the tensors of the checkpoint that make it up: one after the other, or row by row."""
 
     key: str
     parts: tuple[tuple[str, tuple[int, ...]], ...]
+    in_turn: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (sum(shape[0] for _, shape in self.parts), *self.parts[0][1][1:])
+
+    def rows(self) -> Iterator[slice]:
+        """Where each part lies."""
+        start = 0
+        for number, (_, shape) in enumerate(self.parts):
+            yield slice(number, None, len(self.parts)) if self.in_turn else slice(start, start + shape[0])
+            start += shape[0]
 
 
 def _plan(checkpoint: Checkpoint) -> list[_Entry]:
@@ -119,11 +126,13 @@ def _plan(checkpoint: Checkpoint) -> list[_Entry]:
     def vector(key: str, name: str, size: int) -> None:
         plan.append(_Entry(key, ((f"{name}.weight", (size,)),)))
 
-    def linear(key: str, parts: tuple[str, ...], rows: tuple[int, ...], columns: int, bias: bool = False) -> None:
+    def linear(
+        key: str, parts: tuple[str, ...], rows: tuple[int, ...], columns: int, bias: bool = False, in_turn: bool = False
+    ) -> None:
         pairs = list(zip(parts, rows, strict=True))
-        plan.append(_Entry(key, tuple((f"{name}.weight", (n, columns)) for name, n in pairs)))
+        plan.append(_Entry(key, tuple((f"{name}.weight", (n, columns)) for name, n in pairs), in_turn))
         if bias:
-            plan.append(_Entry(f"{key}_bias", tuple((f"{name}.bias", (n,)) for name, n in pairs)))
+            plan.append(_Entry(f"{key}_bias", tuple((f"{name}.bias", (n,)) for name, n in pairs), in_turn))
 
     linear("embedding", (names.embedding,), (vocab,), hidden)
     for i in range(config.num_layers):
@@ -137,7 +146,7 @@ def _plan(checkpoint: Checkpoint) -> list[_Entry]:
         linear(at + "o", (names.o.format(i=i),), (hidden,), config.qkv_rows[0], config.o_bias)
         vector(at + "post_norm", names.post_norm.format(i=i), hidden)
         gate_up = tuple(part.format(i=i) for part in names.gate_up)
-        linear(at + "gate_up", gate_up, (inner, inner), hidden, config.mlp_bias)
+        linear(at + "gate_up", gate_up, (inner, inner), hidden, config.mlp_bias, in_turn=True)
         linear(at + "down", (names.down.format(i=i),), (hidden,), inner, config.mlp_bias)
     vector("final_norm", names.final_norm, hidden)
     if not config.tied_embeddings:

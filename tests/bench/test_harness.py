@@ -18,6 +18,40 @@ def test_inflections():
     assert linear.inflections(times([1, 2, 4, 8], [3, 1, 1, 9], [5, 5, 5, 5])) == (2, 8)
     assert linear.inflections(times([1, 1, 1, 1], [3, 3, 3, 3], [5, 5, 5, 5])) == (None, None)
     assert linear.inflections(times([3, 3, 3, 3], [1, 1, 1, 1], [0, 2, 2, 2])) == (1, 1)
+    assert linear.inflections(times([3, 4, 5, 6], [4, 3, 3, None], [9, 9, 9, 9])) == (2, 8)  # B serves few rows only
+
+
+def linear_row(K: int, N: int, M: int, a: float, b: float | None, c: float, fdpp: float) -> dict:
+    """A row of bench/linear.py whose bandwidth bound is 1 us."""
+    row = {"dtype": "float16", "K": K, "N": N, "M": M, "regret": fdpp / min(x for x in (a, b, c) if x) - 1}
+    for name, time in zip(linear.STYLE, (a, b, c, fdpp), strict=True):
+        row |= {f"{name} us": time, f"{name} share": time and 1 / time, f"{name} x torch": time and c / time}
+    return row
+
+
+def test_summary_of_linear_layers():
+    summary = linear.summarise([
+        linear_row(4096, 4096, 1, a=2, b=4, c=8, fdpp=2),
+        linear_row(4096, 4096, 16, a=16, b=4, c=8, fdpp=4),
+        linear_row(4096, 4096, 64, a=64, b=8, c=4, fdpp=4),  # beyond the paper's M
+        linear_row(4096, 4096, 96, a=96, b=None, c=4, fdpp=5),  # and beyond those of flat_gemm
+        linear_row(576, 576, 1, a=1, b=2, c=3, fdpp=1),  # no shape of the paper
+    ])  # fmt: skip
+    assert summary == {
+        "dtype": "float16",
+        "least share": 0.25,
+        "median share": 0.375,
+        "x torch": pytest.approx(8**0.5),
+        "least x torch": 2.0,
+        "regret": 0.25,
+        "x one impl": pytest.approx(128 ** (1 / 3) / 32 ** (1 / 3)),  # B alone: 4, 4, 8
+    }
+
+
+def test_summary_without_the_shapes_it_is_about():
+    summary = linear.summarise([linear_row(576, 576, 1, a=1, b=2, c=3, fdpp=1)])
+    assert summary.pop("dtype") == "float16" and summary.pop("regret") == 0
+    assert set(summary.values()) == {None}
 
 
 def test_common_prefix():

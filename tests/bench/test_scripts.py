@@ -21,13 +21,20 @@ def assert_positive(rows: list[dict], *columns: str) -> None:
 
 def test_linear(run_bench, tmp_path):
     pytest.importorskip("matplotlib")
-    out, result = run_bench("linear.py")
+    out, result = run_bench("linear.py", "--tune")
     assert_environment(result)
-    assert_positive(result["rows"], "us", "GB/s", "share", "x torch")
-    assert {row["impl"] for row in result["rows"]} == {"A", "B", "C", "fdpp"}
-    assert {row["dtype"] for row in result["rows"]} == {"bfloat16", "float32"}
-    assert all(row["takes"] in "ABC" for row in result["rows"] if row["impl"] == "fdpp")
-    assert "x torch" in out
+    rows = result["rows"]
+    columns = [f"{name} {what}" for name in ("A", "C", "fdpp") for what in ("us", "GB/s", "share", "x torch")]
+    assert_positive(rows, *columns, "bound us")
+    assert [(row["dtype"], row["M"]) for row in rows] == [
+        (d, m) for d in ("bfloat16", "float32") for m in (1, 4, 16, 96)
+    ]
+    for row in rows:
+        assert (row["B us"] is None) == (row["M"] == 96)  # more rows than flat_gemm takes
+        assert row["takes"][0] in "ABC" and row["best"] in row["medians us"] and row["regret"] >= 0
+    assert [row["dtype"] for row in result["summary"]] == ["bfloat16", "float32"]
+    assert all(row["takes"].endswith("by table") for row in rows), "the table that was measured first"
+    assert "regret" in out
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["linear_cpu_bfloat16.png", "linear_cpu_float32.png"]
 
 

@@ -30,9 +30,9 @@ def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
     }
 
 
-#: Registers of a lane: what keeps the blocks that fit by their shared memory running. NVIDIA: 65536, so four blocks of 128 threads
-#: have 128, three 168, and two of 64 threads 255 (no more can be named); three of 256 threads have 80, and two 128.
-#: CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536 in steps of 24.
+#: Registers of a lane: what keeps the blocks that fit by their shared memory running. NVIDIA: 65536, so four blocks of
+#: 128 threads have 128, three 168, and two of 64 threads 255 (no more can be named); three of 256 threads have 80, and
+#: two 128. CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536 in steps of 24.
 REGISTERS = {
     "Nvidia": {
         "DecodeAttention": {(64,): 128, (80,): 128, (96,): 128, (128,): 168, (192,): 255, (256,): 255},
@@ -57,8 +57,8 @@ def budget(kernel: Kernel) -> int:
     return REGISTERS[kernel.policy].get(kernel.name, {}).get(kernel.variant, ELEMENTWISE)
 
 
-#: What must be in the code: the matrix instruction of a dtype, copies of 16 bytes to shared memory, matrix loads, and loads of 16
-#: bytes that pass the caches or stay in them.
+#: What must be in the code: the matrix instruction of a dtype, copies of 16 bytes to shared memory, matrix loads, and
+#: loads of 16 bytes that pass the caches or stay in them.
 MATRIX = {
     "Nvidia": {"f16": r"HMMA\.16816\.F32 ", "bf16": r"HMMA\.16816\.F32\.BF16 "},
     "gfx90a": {"f16": r"v_mfma_f32_16x16x16f16 ", "bf16": r"v_mfma_f32_16x16x16bf16_1k "},

@@ -22,7 +22,7 @@ def forced_logits(
     cache = kv_cache.allocate(llm.config, [len(ids) for ids in sequences], llm.dtype, llm.device, page)
     llm.decoder.reserve(max(len(ids) for ids in sequences))
     collected = [
-        [llm.decoder.prefill(torch.tensor(ids[:count]), cache.row(row))]
+        [llm.decoder.prefill(torch.tensor(ids[:count], device=llm.device), cache.row(row))]
         for row, (ids, count) in enumerate(zip(sequences, prefill, strict=True))
     ]
     at = list(prefill)
@@ -30,12 +30,13 @@ def forced_logits(
         running = [position < len(ids) for position, ids in zip(at, sequences, strict=True)]
         tokens = torch.tensor([ids[p] if on else 0 for ids, p, on in zip(sequences, at, running, strict=True)])
         positions = torch.tensor([[p if on else -1] for p, on in zip(at, running, strict=True)], dtype=torch.int32)
+        tokens, positions = tokens.to(llm.device), positions.to(llm.device)
         logits = llm.decoder.step(tokens, positions, positions[:, 0] + 1, cache)
         for row, on in enumerate(running):
             if on:
                 collected[row].append(logits[row])
                 at[row] += 1
-    return [torch.stack(rows).float() for rows in collected]
+    return [torch.stack(rows).float().cpu() for rows in collected]
 
 
 @torch.inference_mode()

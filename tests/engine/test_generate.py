@@ -194,6 +194,17 @@ def test_bad_arguments(checkpoints, options):
         LLM(checkpoints("llama")[0], **options)
 
 
+def test_a_gpu_takes_narrow_dtypes_only(checkpoints, monkeypatch):
+    monkeypatch.setattr("fdpp.engine.llm._device", lambda device: torch.device("cuda:0"))
+    with pytest.raises(RequestError, match="expected bfloat16 or float16 on a GPU, got float32"):
+        LLM(checkpoints("llama")[0], device="cuda", dtype="float32")
+
+
+def test_a_device_that_has_no_operators(checkpoints):
+    with pytest.raises(RequestError, match="expected cpu or cuda"):
+        LLM(checkpoints("llama")[0], device="meta")
+
+
 def test_absurd_cache_is_refused(checkpoints, monkeypatch):
     llm = LLM(checkpoints("llama")[0])
     monkeypatch.setattr("fdpp.engine.kv_cache.memory_bytes", lambda device: 1 << 20)

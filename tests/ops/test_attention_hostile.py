@@ -10,7 +10,6 @@ import torch
 from .cases import AttentionCase, case_with_logits
 from .numeric import ROUNDOFF, assert_close
 
-
 LENGTH, HEADS, KV_HEADS, TILE = 300, 6, 2, 64
 
 

@@ -1,0 +1,51 @@
+"""A tiny model, end to end with the kernels of every kind of GPU: the CPU's tokens, logits near those of float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fdpp.engine import decoder
+from fdpp.engine.llm import LLM
+from tests.engine.helpers import forced_logits, reference_logits
+from tests.engine.models import VOCAB
+from tests.ops.backends import BACKENDS
+
+PROMPTS = [[5, 6, 7], list(range(20, 41)), [9], [200, 100, 50, 25], list(range(5, 12))]
+#: What the rounding of a dtype makes of the logits, as a share of their norm.
+NEAR = {"bfloat16": 1e-1, "float16": 1e-2}
+
+
+@pytest.fixture(params=[backend for backend in BACKENDS if backend.name != "cpu"], ids=str)
+def load(request, monkeypatch):
+    """LLM on a GPU, or with the kernels of a kind of GPU, as the host executes them, in place of those of the CPU."""
+
+    def load(path, **options) -> LLM:
+        if request.param.namespace != "fdpp":
+            monkeypatch.setattr(decoder, "ops", request.param.ops())
+        return LLM(path, device=request.param.device, **options)
+
+    return load
+
+
+@pytest.mark.parametrize("page_size", [None, 8])
+@pytest.mark.parametrize("dtype", NEAR)
+def test_the_tokens_of_the_cpu(checkpoints, load, dtype, page_size):
+    path, _ = checkpoints("llama")
+    options = {"dtype": dtype, "page_size": page_size}
+    theirs = LLM(path, **options).generate(PROMPTS, max_new_tokens=6, ignore_eos=True)
+    ours = load(path, **options).generate(PROMPTS, max_new_tokens=6, ignore_eos=True)
+    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+
+
+@pytest.mark.parametrize("dtype", NEAR)
+@pytest.mark.parametrize("variant", ["llama-biased", "mistral-window", "qwen3", "qwen3-wide"])
+def test_logits_near_those_of_transformers(checkpoints, load, variant, dtype):
+    path, model = checkpoints(variant)
+    generator = torch.Generator().manual_seed(1)
+    sequences = [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in (24, 5, 19)]
+    prefill = (20, 1, 17)
+    ours = forced_logits(load(path, dtype=dtype), sequences, prefill, page=8)
+    for ids, count, logits in zip(sequences, prefill, ours, strict=True):
+        expected = reference_logits(model, ids)[count - 1 :]
+        assert (logits - expected).norm() / expected.norm() < NEAR[dtype]
