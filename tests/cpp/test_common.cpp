@@ -1,6 +1,5 @@
-// The pure functions of csrc/common: the guard of the softmax, the split plan, the dataflow table.
+// The pure functions of attention in csrc/common: the guard of the softmax, the split plan.
 #include "check.h"
-#include "common/dataflow.h"
 #include "common/softmax_state.h"
 #include "common/split_plan.h"
 
@@ -82,16 +81,4 @@ TEST(plan_stays_within_its_limits) {
   }
   CHECK(plan_splits(1, 1 << 20, 8, 256) == 8, "one unit is spread over all workers");
   CHECK(plan_splits(8, 1 << 20, 8, 256) == 1, "enough units need no split");
-}
-
-TEST(table_takes_the_next_measured_row_count) {
-  const Choice fallback{Impl::aten, -1, false};
-  const DataflowTable table({{DType::bf16, 64, 32, 8, Impl::flat_gemm, 2}, {DType::bf16, 64, 32, 1, Impl::gemv, -1}});
-  CHECK(table.size() == 2, "rows");
-  CHECK(table.choose(DType::bf16, 64, 32, 1, fallback).impl == Impl::gemv, "measured");
-  const Choice between = table.choose(DType::bf16, 64, 32, 3, fallback);
-  CHECK(between.impl == Impl::flat_gemm && between.config == 2 && between.measured, "between two rows");
-  CHECK(table.choose(DType::bf16, 64, 32, 9, fallback).impl == Impl::aten, "beyond the last");
-  CHECK(!table.choose(DType::f32, 64, 32, 1, fallback).measured, "another dtype");
-  CHECK(!table.choose(DType::bf16, 32, 64, 1, fallback).measured, "another shape");
 }

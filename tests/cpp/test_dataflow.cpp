@@ -1,0 +1,124 @@
+// The pure functions of linear layers in csrc/common: the dataflow table and its rules, how work is shared among blocks.
+#include "check.h"
+#include "common/dataflow.h"
+#include "common/flat_plan.h"
+#include "common/gemv_plan.h"
+#include "simt/backend.h"
+
+using namespace fdpp;
+using namespace fdpp::test;
+
+namespace {
+
+// As their makers state them: bytes and float32 multiplications per second.
+constexpr GpuFacts kA100{2.04e12, 9.75e12}, kRtx3090{0.94e12, 17.8e12}, kH200{4.8e12, 33.5e12}, kUnknown{0.0, 0.0};
+
+int64_t first_flat(const GpuFacts& facts) {
+  for (int64_t M = 1;; ++M) {
+    if (gpu_rule(facts, DType::f16, 4096, M).impl != Impl::gemv) return M;
+  }
+}
+
+}  // namespace
+
+TEST(table_takes_the_next_measured_row_count) {
+  const DataflowTable table({{DType::bf16, 64, 32, 8, Impl::flat_gemm, 2}, {DType::bf16, 64, 32, 1, Impl::gemv, -1}});
+  CHECK(table.find(DType::bf16, 64, 32, 1)->impl == Impl::gemv, "measured");
+  const auto between = table.find(DType::bf16, 64, 32, 3);
+  CHECK(between && between->impl == Impl::flat_gemm && between->config == 2, "between two rows");
+  CHECK(between->source == Source::table, "and it says so");
+  CHECK(!table.find(DType::bf16, 64, 32, 9), "beyond the last");
+  CHECK(!table.find(DType::f32, 64, 32, 1), "another dtype");
+  CHECK(!table.find(DType::bf16, 32, 64, 1), "another shape");
+}
+
+TEST(rule_of_gpus_goes_from_gemv_to_flat_gemm_to_the_vendor) {
+  for (const GpuFacts& facts : {kA100, kRtx3090, kH200, kUnknown}) {
+    int last = 0;
+    for (int64_t M = 1; M <= 200; ++M) {
+      const int impl = static_cast<int>(gpu_rule(facts, DType::bf16, 4096, M).impl);
+      CHECK(impl == last || impl == last + 1, "A, B, C, each once: M = " + std::to_string(M));
+      last = impl;
+    }
+    CHECK(last == static_cast<int>(Impl::aten), "the vendor's in the end");
+  }
+  for (const int64_t M : {1, 8, 64}) {
+    CHECK(gpu_rule(kH200, DType::f32, 4096, M).impl == Impl::aten, "no matrix unit for float32");
+    CHECK(gpu_rule(kH200, DType::f16, 4097, M).impl == Impl::aten, "no whole chunks");
+  }
+}
+
+TEST(rule_of_gpus_has_an_earlier_inflection_where_vector_units_are_slow_for_their_memory) {
+  CHECK(first_flat(kA100) < first_flat(kRtx3090), "9.5 against 19 multiplications for 2 bytes");
+  CHECK(first_flat({1e12, 1e9}) == 2, "never at M = 1");
+}
+
+TEST(blocks_share_every_step_once) {
+  for (const int64_t tiles : {1, 3, 8}) {
+    for (const int64_t steps_per_tile : {1, 2, 5, 17}) {
+      const FlatWork work{1, tiles, steps_per_tile};
+      for (int64_t blocks = 1; blocks <= work.steps(); ++blocks) {
+        CHECK(work.begin(0, blocks) == 0 && work.begin(blocks, blocks) == work.steps(), "from the first to the last");
+        int64_t least = work.steps(), most = 0;
+        for (int64_t block = 0; block < blocks; ++block) {
+          const int64_t begin = work.begin(block, blocks), end = work.begin(block + 1, blocks);
+          least = std::min(least, end - begin);
+          most = std::max(most, end - begin);
+          for (int64_t step = begin; step < end; ++step) {
+            CHECK(work.block_of(step, blocks) == block, "whose step " + std::to_string(step) + " is");
+          }
+        }
+        CHECK(least >= 1 && most - least <= 1, "equal shares");
+        CHECK(shares_tiles(work, blocks) || tiles % blocks == 0, "whole tiles");
+      }
+    }
+  }
+}
+
+TEST(configurations_of_flat_gemm_are_distinct_and_valid_for_every_shape) {
+  const LinearTiles tiles = simt::linear_tiles(simt::Machine::nvidia);
+  const int resident[kFlatTiles] = {3, 2};
+  for (const int64_t N : {1, 16, 100, 4096, 128256}) {
+    for (const int64_t K : {1, 8, 4096, 14336}) {
+      for (const int64_t M : {1, 8, 17, 64}) {
+        const int columns = flat_columns(M, tiles.least_columns);
+        CHECK(columns >= M && (columns == tiles.least_columns || columns / 2 < M), "the least padding");
+        const int config = plan_flat_gemm(N, K, M, columns, tiles.of(columns), resident, 132);
+        CHECK(config >= 0 && config < kFlatConfigs, "a configuration");
+        for (int i = 0; i < kFlatConfigs; ++i) {
+          const FlatWork work = flat_work(N, K, M, columns, tiles.of(columns)[i / kNumSpreads]);
+          const int64_t blocks = flat_blocks(work, kSpreads[i % kNumSpreads], 264);
+          CHECK(blocks >= 1 && blocks <= work.steps(), "no block without work");
+        }
+      }
+    }
+  }
+}
+
+TEST(plan_of_flat_gemm_fills_the_device) {
+  const LinearTiles tiles = simt::linear_tiles(simt::Machine::nvidia);
+  const int resident[kFlatTiles] = {3, 2};
+  // 36 narrow tiles leave most of 132 multiprocessors without work; shared along K they do not.
+  const int config = plan_flat_gemm(576, 16384, 1, 8, tiles.of(8), resident, 132);
+  const FlatWork work = flat_work(576, 16384, 1, 8, tiles.of(8)[config / kNumSpreads]);
+  CHECK(flat_blocks(work, kSpreads[config % kNumSpreads], 132 * resident[config / kNumSpreads]) >= 132, "few rows");
+}
+
+TEST(batch_invariant_choice_does_not_share_by_the_number_of_tiles) {
+  const LinearTiles tiles = simt::linear_tiles(simt::Machine::nvidia);
+  for (const int64_t N : {1, 100, 4096, 128256}) {
+    const Choice choice = gpu_batch_invariant_choice(tiles, 132, DType::f16, N, 4096);
+    CHECK(choice.impl == Impl::flat_gemm && choice.source == Source::batch_invariant, "flat GEMM");
+    CHECK(kSpreads[choice.config % kNumSpreads] != kBalanced, "a spread that knows K only");
+  }
+  CHECK(gpu_batch_invariant_choice(tiles, 132, DType::f32, 64, 64).impl == Impl::aten, "float32");
+}
+
+TEST(teams_of_gemv_grow_where_rows_are_few) {
+  const GemvTile tile = simt::linear_tiles(simt::Machine::nvidia).gemv;
+  CHECK(plan_gemv_team(1 << 20, 132, tile) == 1, "rows for every warp");
+  CHECK(plan_gemv_team(1, 132, tile) == tile.warps, "one row for the whole block");
+  for (int64_t N = 1; N < 100000; N = N * 3 + 1) {
+    CHECK(plan_gemv_team(N, 132, tile) >= plan_gemv_team(3 * N + 1, 132, tile), "never more for more rows");
+  }
+}
