@@ -12,6 +12,7 @@ Source: FlashDecoding++ (arXiv 2311.01282), section 5.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import warnings
 from dataclasses import dataclass, fields
@@ -100,6 +101,9 @@ def _parse(cells: list[str], where: str) -> Row:
             1 <= n <= 2**31 for n in (row.N, row.K, row.M)
         ),
         f"config {row.config} of {row.impl}": not -1 <= row.config < configs,
+        "figures (expected finite numbers, not negative)": not all(
+            0 <= figure < math.inf for figure in (row.microseconds, row.gbps, row.ratio_to_aten, row.error)
+        ),
         f"flat_gemm at M={row.M} (at most 64)": row.impl == "flat_gemm" and row.M > 64,
     }
     for problem, holds in problems.items():
@@ -162,14 +166,15 @@ def tables() -> dict[Path, list[Row]]:
 
 
 def install() -> None:
-    """Hand the tables to the libraries: of those for the CPU, the rows of this processor."""
+    """Hand the tables to the libraries in place of those they had: of those for the CPU, the rows of this processor."""
     rows: dict[str, dict[tuple, Row]] = {}
     for table in tables().values():
         for row in table:
             rows.setdefault(row.device, {})[row.key] = row
     hosts = _hosts()
     processor = hosts["cpu"].device_name()
-    rows.setdefault(processor, {})
+    for host in hosts.values():
+        host.clear_tables()
     for device, mine in rows.items():
         host = hosts.get(_backend_of(device))
         if host and (host is not hosts["cpu"] or device == processor):

@@ -16,6 +16,7 @@ _SIGNATURES = {
     "fdpp_linear_device": (ctypes.c_char_p, [ctypes.c_int]),
     "fdpp_flat_gemm_configs": (ctypes.c_int, [_INTEGER]),
     "fdpp_set_linear_table": (ctypes.c_char_p, [ctypes.c_char_p, ctypes.POINTER(_INTEGER), _INTEGER]),
+    "fdpp_clear_linear_tables": (None, []),
     "fdpp_linear_choice": (
         ctypes.c_char_p,
         [ctypes.c_int, _INTEGER, _INTEGER, _INTEGER, _INTEGER, ctypes.POINTER(_INTEGER)],
@@ -48,6 +49,10 @@ class LinearHost:
     def flat_gemm_configs(self, dtype: str) -> int:
         """Number of tile configurations of ``flat_gemm`` for a dtype."""
         return self._functions["flat_gemm_configs"](_number(DTYPES, "dtype", dtype))
+
+    def clear_tables(self) -> None:
+        """Forget the dataflow tables of all devices."""
+        self._functions["clear_linear_tables"]()
 
     def set_table(self, device_name: str, rows: list[tuple[str, int, int, int, str, int]]) -> None:
         """Replace the dataflow table of a device: rows of (dtype, N, K, M, impl, config).

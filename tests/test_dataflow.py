@@ -88,6 +88,9 @@ BAD_TABLES = {
     "unknown implementation": f"{HEADER}\n{GOOD.replace('flat_gemm', 'magic')}",
     "unknown configuration": f"{HEADER}\n{GOOD.replace(',1,10.0', ',99,10.0')}",
     "flat GEMM of many rows": f"{HEADER}\n{GOOD.replace(',4,flat', ',65,flat')}",
+    "a configuration without flat GEMM": f"{HEADER}\n{GOOD.replace('flat_gemm', 'gemv')}",
+    "a time that is no number": f"{HEADER}\n{GOOD.replace('10.0', 'nan')}",
+    "a negative error": f"{HEADER}\n{GOOD.replace('1e-07', '-1')}",
     "binary": "\x00\xff\x01" * 50,
 }
 
@@ -116,6 +119,53 @@ def test_a_truncated_table_is_left_out_or_shorter_never_wrong(user_table):
 def test_a_named_table_that_is_missing_is_said(user_table):
     with pytest.warns(UserWarning, match="is no file"):
         dataflow.install()
+
+
+class TestGpu:
+    """Tables of GPUs, in the library that plays them."""
+
+    @pytest.fixture(autouse=True, params=[("simt:nvidia", 0), ("simt:cdna", 1), ("simt:rdna", 2)], ids=lambda p: p[0])
+    def gpu(self, request):
+        self.name, self.index = request.param
+        self.host = native.linear_host("simt")
+        self.ops = getattr(torch.ops, f"fdpp_{self.name.replace(':', '_')}")
+
+    def row(self, **changes) -> dataflow.Row:
+        return row(**({"device": self.name, "dtype": "float16"} | changes))
+
+    def choice(self, M: int) -> dict:
+        return self.host.choice("float16", 72, 48, M, self.index)
+
+    def test_every_row_is_taken_and_gives_the_product(self, user_table):
+        last = self.host.flat_gemm_configs("float16") - 1
+        kinds = [("gemv", -1), ("aten", -1), ("flat_gemm", -1), ("flat_gemm", 0), ("flat_gemm", last)]
+        rows = [self.row(M=M, impl=impl, config=config) for M, (impl, config) in enumerate(kinds, start=1)]
+        dataflow.write_table(user_table, rows, "")
+        dataflow.install()
+        weight = torch.randn(72, 48).half()
+        for M, (impl, config) in enumerate(kinds, start=1):
+            assert self.choice(M) == {"impl": impl, "config": config, "source": "table"}
+            x = torch.randn(M, 48).half()
+            torch.testing.assert_close(self.ops.linear.default(x, weight), x @ weight.T, rtol=2e-3, atol=2e-2)
+        assert self.choice(len(kinds) + 1)["source"] == "rule"
+
+    def test_rows_of_other_devices_do_not_count(self, user_table):
+        others = [DEVICE, "cuda:A GPU that is not here", "hip:another", "simt:unknown", "vulkan:x", "cuda:", ":"]
+        dataflow.write_table(user_table, [self.row(device=device, config=1) for device in others], "")
+        dataflow.install()
+        assert self.choice(4)["source"] == "rule"
+
+    def test_a_configuration_that_the_kernels_do_not_have(self, user_table):
+        configs = self.host.flat_gemm_configs("float16")
+        dataflow.write_table(user_table, [self.row(config=configs)], "")
+        with pytest.warns(UserWarning, match=f"left out: .*bad config {configs} of flat_gemm"):
+            dataflow.install()
+        assert self.choice(4)["source"] == "rule"
+
+    def test_float32_has_no_configurations(self, user_table):
+        dataflow.write_table(user_table, [self.row(dtype="float32", config=0)], "")
+        with pytest.warns(UserWarning, match="left out: .*bad config 0 of flat_gemm"):
+            dataflow.install()
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 1, -5)])

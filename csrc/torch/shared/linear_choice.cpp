@@ -34,10 +34,20 @@ class Tables {
     const std::lock_guard lock(mutex_);
     all_.push_back(std::make_unique<const DataflowTable>(rows));
     by_name_[name] = all_.back().get();
-    for (auto& table : in_force_) table.store(nullptr, std::memory_order_release);
+    forget();
+  }
+
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    by_name_.clear();
+    forget();
   }
 
  private:
+  void forget() {
+    for (auto& table : in_force_) table.store(nullptr, std::memory_order_release);
+  }
+
   const DataflowTable* find(int device) {
     const std::string name = linear_device(device);
     const std::lock_guard lock(mutex_);
@@ -110,6 +120,8 @@ FDPP_API int fdpp_flat_gemm_configs(int64_t dtype) {
     return -1;
   }
 }
+
+FDPP_API void fdpp_clear_linear_tables() { tables().clear(); }
 
 // Replaces the dataflow table of the devices of a name. `rows` [count][6]: dtype, N, K, M, implementation, config, numbered as in
 // common/. Returns what is wrong with it, null when nothing is.
