@@ -80,7 +80,7 @@ def measure(x: torch.Tensor, weights: list[torch.Tensor], bandwidth: float, seco
     (M, K), N, device = x.shape, len(weights[0]), str(x.device)
     dtype = str(x.dtype).removeprefix("torch.")
     host, index = dataflow.host_of(device)
-    found = tuning.candidates(host, M, dtype)
+    found = tuning.candidates(host, index, M, dtype)
     functions = {label(*key): lambda i, fn=fn: fn(x, weights[i]) for key, fn in found.items()}
     functions["fdpp"] = lambda i: ops.linear(x, weights[i])
     times = timing.interleave(functions, copies=len(weights), seconds=seconds, device=device)

@@ -12,9 +12,10 @@ IMPLEMENTATIONS = ("gemv", "flat_gemm", "aten")  # numbered as in csrc/common/da
 SOURCES = ("table", "rule", "batch_invariant")  # likewise
 
 _INTEGER = ctypes.c_int64
+_ANY_DEVICE = -1  # csrc/torch/shared/linear_choice.h
 _SIGNATURES = {
     "fdpp_linear_device": (ctypes.c_char_p, [ctypes.c_int]),
-    "fdpp_flat_gemm_configs": (ctypes.c_int, [_INTEGER]),
+    "fdpp_flat_gemm_configs": (ctypes.c_int, [ctypes.c_int, _INTEGER]),
     "fdpp_set_linear_table": (ctypes.c_char_p, [ctypes.c_char_p, ctypes.POINTER(_INTEGER), _INTEGER]),
     "fdpp_clear_linear_tables": (None, []),
     "fdpp_linear_choice": (
@@ -46,9 +47,17 @@ class LinearHost:
             raise ValueError(text)
         return text
 
-    def flat_gemm_configs(self, dtype: str) -> int:
-        """Number of tile configurations of ``flat_gemm`` for a dtype."""
-        return self._functions["flat_gemm_configs"](_number(DTYPES, "dtype", dtype))
+    def flat_gemm_configs(self, dtype: str, index: int | None = None) -> int:
+        """Number of tile configurations of ``flat_gemm`` for a dtype on a device, or the most that any device has.
+
+        Raises:
+            ValueError: an unknown dtype or device.
+        """
+        device = _ANY_DEVICE if index is None else index
+        count = self._functions["flat_gemm_configs"](device, _number(DTYPES, "dtype", dtype))
+        if count < 0:
+            raise ValueError(f"there is no device {index}")
+        return count
 
     def clear_tables(self) -> None:
         """Forget the dataflow tables of all devices."""

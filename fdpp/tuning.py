@@ -18,11 +18,11 @@ ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measure
 MAX_WEIGHT_BYTES = 8 << 30
 
 
-def candidates(host: LinearHost, M: int, dtype: str) -> dict[tuple[str, int], Callable]:
-    """(impl, config) -> function of (x, weight), for everything that can compute ``M`` rows."""
+def candidates(host: LinearHost, index: int, M: int, dtype: str) -> dict[tuple[str, int], Callable]:
+    """(impl, config) -> function of (x, weight), for everything that can compute ``M`` rows on device ``index``."""
     found: dict[tuple[str, int], Callable] = {("gemv", -1): ops.gemv, ("aten", -1): torch.nn.functional.linear}
     if M <= 64:
-        for config in range(host.flat_gemm_configs(dtype)):
+        for config in range(host.flat_gemm_configs(dtype, index)):
             found["flat_gemm", config] = lambda x, weight, config=config: ops.flat_gemm(x, weight, config=config)
     return found
 
@@ -36,7 +36,7 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
     x = torch.randn(M, K, generator=torch.Generator().manual_seed(M)).to(dtype).to(device)
     dtype_name = str(dtype).removeprefix("torch.")
     host, index = dataflow.host_of(device)
-    functions = candidates(host, M, dtype_name)
+    functions = candidates(host, index, M, dtype_name)
     with torch.inference_mode():
         exact = x.double() @ weights[0].double().T
         times = timing.interleave(

@@ -137,7 +137,7 @@ class TestGpu:
         return self.host.choice("float16", 72, 48, M, self.index)
 
     def test_every_row_is_taken_and_gives_the_product(self, user_table):
-        last = self.host.flat_gemm_configs("float16") - 1
+        last = self.host.flat_gemm_configs("float16", self.index) - 1
         kinds = [("gemv", -1), ("aten", -1), ("flat_gemm", -1), ("flat_gemm", 0), ("flat_gemm", last)]
         rows = [self.row(M=M, impl=impl, config=config) for M, (impl, config) in enumerate(kinds, start=1)]
         dataflow.write_table(user_table, rows, "")
@@ -161,6 +161,17 @@ class TestGpu:
         with pytest.warns(UserWarning, match=f"left out: .*bad config {configs} of flat_gemm"):
             dataflow.install()
         assert self.choice(4)["source"] == "rule"
+
+    def test_a_configuration_that_other_kinds_have(self, user_table, capfd):
+        config = self.host.flat_gemm_configs("float16") - 1
+        has_it = config < self.host.flat_gemm_configs("float16", self.index)
+        dataflow.write_table(user_table, [self.row(config=config)], "")
+        dataflow.install()
+        assert self.choice(4)["source"] == ("table" if has_it else "rule")
+        said = (
+            f"fdpp: {self.name} has no such configuration of flat_gemm as 1 rows of its dataflow table name: left out\n"
+        )
+        assert capfd.readouterr().err == ("" if has_it else said)
 
     def test_float32_has_no_configurations(self, user_table):
         dataflow.write_table(user_table, [self.row(dtype="float32", config=0)], "")

@@ -23,6 +23,7 @@
 //   Bytes16 P::load16(const void*)            16 bytes of global memory, aligned
 //   void  P::store16(void*, Bytes16)          likewise
 //   Bytes16 P::stream_load(const void*)       likewise, of what nobody writes and nobody reads twice
+//   void  P::prefetch(const void*)            global memory that will be read; a hint, and what it finds may still be written
 //   float P::coherent_load(const float*)      global memory that other blocks wrote before they arrived
 //   void  P::publish()                        all threads, before the barrier() in front of arrive(): this thread's global writes
 //                                             can be seen by other blocks from there on

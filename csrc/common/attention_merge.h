@@ -4,8 +4,8 @@
 
 #include <math.h>
 
-#include "common/arch.h"
 #include "common/attention_block.h"
+#include "common/chunks.h"
 #include "common/softmax_state.h"
 
 namespace fdpp {
@@ -52,7 +52,7 @@ class AttentionMerge {
         const float sum = P::shared_load(l + row);
         const int64_t token = int64_t{block_.batch} * p_.query_len + block_.token(p_, row);
         static_cast<T*>(p_.out)[(token * p_.query_heads + block_.head(p_, row)) * D + i % D] =
-            from_float<T>(sum == 0.0f ? 0.0f : o / sum);
+            narrow<P, T>(sum == 0.0f ? 0.0f : o / sum);
       }
     }
     if (partial != nullptr && thread < block_.num_rows) {

@@ -1,4 +1,5 @@
-// Rows in chunks of 8 elements: 16 bytes of the narrow dtypes, in one load or store where the rows allow it.
+// Elements in global memory: one by one, and in chunks of 8, which of the narrow dtypes are 16 bytes in one load or store where
+// the rows allow it.
 #pragma once
 
 #include "common/arch.h"
@@ -13,6 +14,27 @@ FDPP_INLINE bool is_whole(const void* data, int64_t stride) {
   return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(stride * static_cast<int64_t>(sizeof(T)))) % 16 == 0;
 }
 
+// Conversions by the hardware's instructions; from_float() rounds as they do.
+template <typename P, typename T>
+FDPP_INLINE float widen(T x) {
+  if constexpr (sizeof(T) == 4) {
+    return x;
+  } else {
+    float low, high;
+    P::template unpack<T>(x.bits, low, high);
+    return low;
+  }
+}
+
+template <typename P, typename T>
+FDPP_INLINE T narrow(float x) {
+  if constexpr (sizeof(T) == 4) {
+    return x;
+  } else {
+    return {static_cast<uint16_t>(P::template pack<T>(x, 0.0f))};
+  }
+}
+
 template <typename P, typename T>
 FDPP_INLINE void unpack_chunk(float (&x)[kChunk], const Bytes16& bytes) {
   for (int i = 0; i < 4; ++i) P::template unpack<T>(bytes.words[i], x[2 * i], x[2 * i + 1]);
@@ -22,7 +44,7 @@ FDPP_INLINE void unpack_chunk(float (&x)[kChunk], const Bytes16& bytes) {
 template <typename P, typename T>
 FDPP_INLINE void load_chunk(float (&x)[kChunk], const T* from, int64_t count, bool whole) {
   if (!whole) {
-    for (int i = 0; i < kChunk; ++i) x[i] = i < count ? to_float(from[i]) : 0.0f;
+    for (int i = 0; i < kChunk; ++i) x[i] = i < count ? widen<P>(from[i]) : 0.0f;
   } else if constexpr (sizeof(T) == 2) {
     unpack_chunk<P, T>(x, P::load16(from));
   } else {
@@ -37,7 +59,7 @@ template <typename P, typename T>
 FDPP_INLINE void store_chunk(T* to, const float (&x)[kChunk], int64_t count, bool whole) {
   if (!whole) {
     for (int i = 0; i < kChunk; ++i) {
-      if (i < count) to[i] = from_float<T>(x[i]);
+      if (i < count) to[i] = narrow<P, T>(x[i]);
     }
   } else if constexpr (sizeof(T) == 2) {
     Bytes16 bytes;

@@ -18,6 +18,7 @@ class FlatGemm {
  public:
   using Policy = P;
   static constexpr FlatTile kTile = P::flat_tile(kColumns, kVariant);
+  static_assert(kTile.rows > 0);
 
  private:
   static constexpr int kWarps = kTile.warps, kStages = kTile.stages, kRows = kTile.rows;
@@ -41,30 +42,34 @@ class FlatGemm {
 
   FDPP_DEVICE static void run(const FlatGemmParams& params) {
     const LinearParams& p = params.linear;
-    P::wait_for_producers();
-    const FlatWork work = flat_work(p.N, p.K, p.M, kColumns, kTile);
+    constexpr FlatTile tile_shape = kTile;  // as a value of its own: not every compiler folds a member that is passed on
+    const FlatWork work = flat_work(p.N, p.K, p.M, kColumns, tile_shape);
     const int64_t begin = work.begin(P::block_index(), params.blocks), end = work.begin(P::block_index() + 1, params.blocks);
     const int warp = P::thread_index() / P::kWarpSize;
-    Stream stream(p, work, P::shared_memory() + warp * Stream::kBytes, begin, end);
-    FDPP_UNROLL
+    const int steps = static_cast<int>(end - begin);
+    Stream stream(p, work, P::shared_memory() + warp * Stream::kBytes, begin, steps);
+    stream.prefetch(kStages - 1);
+    P::wait_for_producers();
+    FDPP_UNROLL_BY(1)
     for (int stage = 0; stage < kStages - 1; ++stage) stream.fetch(stage);
     P::launch_dependents();
 
     Sums sums = {};
-    int64_t tile = begin / work.steps_per_tile, tile_end = (tile + 1) * work.steps_per_tile;
+    int64_t tile = begin / work.steps_per_tile;
+    int tile_end = static_cast<int>((tile + 1) * work.steps_per_tile - begin);
     int stage = 0;
-    for (int64_t step = begin; step < end; ++step) {
+    for (int step = 1; step <= steps; ++step) {
       stream.fetch((stage + kStages - 1) % kStages);
       P::template copy_wait<kStages - 1>();
       P::warp_sync();
       multiply(sums, stream.weights(stage), stream.inputs(stage));
       P::warp_sync();
       stage = (stage + 1) % kStages;
-      if (step + 1 == tile_end || step + 1 == end) {
+      if (step == tile_end || step == steps) {
         finish(params, work, tile, sums);
         zero(sums);
         ++tile;
-        tile_end += work.steps_per_tile;
+        tile_end += static_cast<int>(work.steps_per_tile);
       }
     }
   }
@@ -116,6 +121,7 @@ class FlatGemm {
       for (int w = 0; w < kWarps; ++w) sum += P::shared_load(shared + w * kSumFloats + row * kSumStride + column);
       return sum;
     };
+    if (params.partial == nullptr) return store(params.linear, work, tile, of_warps);
     const int64_t first = work.block_of(tile * work.steps_per_tile, params.blocks);
     const int64_t last = work.block_of((tile + 1) * work.steps_per_tile - 1, params.blocks);
     if (first == last) return store(params.linear, work, tile, of_warps);

@@ -44,8 +44,7 @@ FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int columns, FlatTile ti
 constexpr int kWhole = 1, kBalanced = 0;
 constexpr int kSpreads[] = {kWhole, kBalanced, 2, 4, 8};
 constexpr int kNumSpreads = sizeof(kSpreads) / sizeof(kSpreads[0]);
-// A configuration of flat_gemm names a tile and a spread.
-constexpr int kFlatConfigs = kFlatTiles * kNumSpreads;
+// A configuration of flat_gemm names a tile and a spread: kNumSpreads for each tile.
 FDPP_INLINE int flat_config(int tile, int spread_index) { return tile * kNumSpreads + spread_index; }
 
 // More blocks than steps would leave some without any.
@@ -54,37 +53,53 @@ inline int64_t flat_blocks(const FlatWork& work, int spread, int64_t resident_bl
   return std::clamp<int64_t>(wanted, 1, work.steps());
 }
 
+// What the plan knows of a machine.
+struct FlatMachine {
+  int multiprocessors;
+  double bandwidth;           // bytes per second; 0: unknown
+  int resident[kFlatTiles];   // blocks of each tile that run on a multiprocessor at a time; 0: the tile does not fit
+
+  // Where it is unknown: that of current data-centre parts.
+  double bandwidth_of_one() const { return bandwidth > 0.0 ? bandwidth / multiprocessors : 3e10; }
+};
+
 // The time of a launch, in bytes that one multiprocessor could have streamed meanwhile.
 //
-// FlashDecoding++, section 4: each row of a tile moves K (weights) + M K / BN (its part of x) + M (results) elements, so wide
-// tiles move less, and N / BN blocks are what runs in parallel, so narrow ones fill the device. Multiprocessors that
-// run a last wave alone draw up to twice their share of the bandwidth. Tiles shared between blocks cost writing and
-// reading their sums, and the two dependent trips to memory until the last block has them: some 2 us, in which a
-// multiprocessor of a current device streams 64 KiB.
-inline double flat_cost(int64_t N, int64_t K, int64_t M, FlatTile tile, const FlatWork& work, int64_t blocks,
-                        int columns, int multiprocessors) {
-  constexpr double kElement = 2.0, kLoneSpeed = 2.0, kSharedTileBytes = 64.0 * 1024;
-  const double rows = static_cast<double>(std::min<int64_t>(N, tile.rows)), k = static_cast<double>(K);
-  const double m = static_cast<double>(std::min<int64_t>(M, columns));
-  const double tile_bytes = kElement * (rows * k + m * k + rows * m);
+// FlashDecoding++, section 4: a row of a tile moves K elements of the weight, M results, and M K / BN of x. The last come from the
+// L2, whose rate is about half as much again as that of memory: they cost something only in narrow tiles. N / BN blocks are what
+// runs in parallel. Multiprocessors that run a last wave alone draw up to twice their share of the bandwidth. What is on its way to
+// a multiprocessor has to cover its bandwidth times the latency of loaded memory (Little's law), some 1.2 us. Tiles shared between
+// blocks cost writing and reading their sums, and the two dependent trips to memory until the last block has them, some 2 us.
+inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident, const FlatWork& work, int64_t blocks,
+                        int columns, const FlatMachine& machine) {
+  constexpr double kElement = 2.0, kCacheRate = 1.5, kLoneRate = 2.0, kLatency = 1.2e-6, kSharing = 2e-6;
+  const double rows = tile.rows, k = static_cast<double>(K), m = static_cast<double>(std::min<int64_t>(M, columns));
+  const double own = rows * (k + m), tile_bytes = kElement * std::max(own, (own + m * k) / kCacheRate);
   const double share = tile_bytes * static_cast<double>(work.tiles) / static_cast<double>(blocks);
-  const double waves = static_cast<double>(blocks) / multiprocessors;
+  const double waves = static_cast<double>(blocks) / machine.multiprocessors;
   const double full = static_cast<double>(static_cast<int64_t>(waves)), rest = waves - full;
-  const double time = share * (full + (rest > 0.0 ? std::max(rest, 1.0 / kLoneSpeed) : 0.0));
+  const double streamed = share * (full + (rest > 0.0 ? std::max(rest, 1.0 / kLoneRate) : 0.0));
+
+  const double running = std::min(static_cast<double>(resident), rest > 0.0 ? full + 1.0 : full);
+  const double on_their_way = running * kElement * rows * tile.depth * tile.warps * std::max(tile.stages - 1, 1);
+  const double bandwidth = machine.bandwidth_of_one();
+  const double time = streamed * std::max(1.0, kLatency * bandwidth / on_their_way);
   if (!shares_tiles(work, blocks)) return time;
-  return time + kSharedTileBytes + 2.0 * 4.0 * rows * m;
+  return time + kSharing * bandwidth + 2.0 * sizeof(float) * rows * m;
 }
 
-// The cheapest configuration of flat_cost; resident_blocks: of each tile, that run on one multiprocessor at a time.
+// The cheapest configuration of flat_cost.
 inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const FlatTile (&tiles)[kFlatTiles],
-                          const int (&resident_blocks)[kFlatTiles], int multiprocessors) {
+                          const FlatMachine& machine) {
   int best = 0;
   double least = -1.0;
   for (int tile = 0; tile < kFlatTiles; ++tile) {
+    const int resident = machine.resident[tile];
+    if (resident == 0) continue;
     const FlatWork work = flat_work(N, K, M, columns, tiles[tile]);
     for (int i = 0; i < kNumSpreads; ++i) {
-      const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{multiprocessors} * resident_blocks[tile]);
-      const double cost = flat_cost(N, K, M, tiles[tile], work, blocks, columns, multiprocessors);
+      const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{machine.multiprocessors} * resident);
+      const double cost = flat_cost(K, M, tiles[tile], resident, work, blocks, columns, machine);
       if (least < 0.0 || cost < least) {
         least = cost;
         best = flat_config(tile, i);

@@ -1,7 +1,7 @@
-// What a binding calls: the launchers of a GPU library (csrc/cuda or csrc/hip). All of them are about the current device, and
-// say what went wrong, or null.
+// What a binding calls: the launchers of a GPU library (csrc/cuda or csrc/hip). They say what went wrong, or null.
 #pragma once
 
+#include "common/dataflow.h"
 #include "common/linear_tiles.h"
 #include "common/params.h"
 
@@ -10,18 +10,17 @@ namespace fdpp::gpu {
 struct Device {
   const char* problem;
   int index, warp_size, multiprocessors;
-  int major;  // of the compute capability
+  int shared_bytes;  // that a block can have
+  GpuFacts facts;
 };
-Device device();
+Device device(int index);  // asked once, then remembered
 
-// What rules and tables need to know.
-struct DeviceFacts {
+// The name by which dataflow tables know a device.
+struct DeviceName {
   const char* problem;
-  char name[256];
-  double bandwidth;   // bytes per second, as the maker states it; 0 where the runtime does not tell
-  double multiplies;  // float32 multiplications and additions per second, on the vector units
+  char text[256];
 };
-DeviceFacts device_facts(int index);
+DeviceName device_name(int index);
 
 struct Kernel {
   const void* function;  // null: there is none for these parameters
@@ -35,24 +34,27 @@ Kernel kernel_of(const FinishParams& params, int warp_size);
 Kernel kernel_of(const NormParams& params, int warp_size);
 Kernel kernel_of(const SiluMulParams& params, int warp_size);
 Kernel kernel_of(const RopeParams& params, int warp_size);
-LinearTiles linear_tiles(int warp_size);
+const LinearTiles& linear_tiles(int warp_size);
 
-// Blocks that run at a time on one multiprocessor.
+// What follows is about the current device, whose index is given.
+
 struct Residency {
   const char* problem;
-  int blocks;
+  int blocks;     // that run at a time on one multiprocessor
+  bool overlaps;  // whether the kernel waits for the one in front of it, which it then may overlap
 };
-Residency residency(const Kernel& kernel);
+Residency residency(const Kernel& kernel, int device);
 
 // `params`: those that kernel_of() was asked for. Nothing happens without blocks.
-const char* launch(const Kernel& kernel, const void* params, void* stream);
+const char* launch(const Kernel& kernel, const void* params, void* stream, int device);
 
 // Counters that are 0, for blocks that wait for nobody else: those of launches that may run at the same time are different ones. A
-// launch leaves them at 0, so that none has to be cleared. They live as long as the process.
+// launch leaves them at 0, so that none has to be cleared. They live as long as the process. (One graph that is instantiated twice
+// has them once: its instances must not run at the same time.)
 struct Arrivals {
   const char* problem;
   int32_t* counters;
 };
-Arrivals arrivals(int64_t count, void* stream);
+Arrivals arrivals(int64_t count, void* stream, int device);
 
 }  // namespace fdpp::gpu

@@ -7,6 +7,7 @@
 #include "common/attention_kernel.h"
 #include "common/flat_gemm_kernel.h"
 #include "common/gemv_kernel.h"
+#include "common/gemv_plan.h"
 #include "common/norm_kernel.h"
 #include "common/rope_kernel.h"
 #include "common/silu_mul_kernel.h"
@@ -57,6 +58,8 @@ Result with_kernel(const FlatGemmParams& p, Use use) {
       switch (p.tile) {
         case 0: return use(std::type_identity<FlatGemm<P, T, kColumns, 0>>{});
         case 1: return use(std::type_identity<FlatGemm<P, T, kColumns, 1>>{});
+        case 2:
+          if constexpr (P::flat_tile(kColumns, 2).rows > 0) return use(std::type_identity<FlatGemm<P, T, kColumns, 2>>{});
       }
       return Result{};
     };

@@ -13,7 +13,7 @@ FDPP_INLINE int rows_per_column(const LinearParams& p) { return p.gated ? 2 : 1;
 template <typename P, typename T, typename Sum>
 FDPP_INLINE void store_output(const LinearParams& p, const T* bias, int64_t m, int64_t column, const Sum& sum) {
   const auto biased = [&](int i) {
-    return sum(i) + (bias != nullptr ? to_float(bias[rows_per_column(p) * column + i]) : 0.0f);
+    return sum(i) + (bias != nullptr ? widen<P>(bias[rows_per_column(p) * column + i]) : 0.0f);
   };
   float y = biased(0);
   if (p.gated) y = silu<P>(y) * biased(1);
@@ -23,8 +23,8 @@ FDPP_INLINE void store_output(const LinearParams& p, const T* bias, int64_t m, i
     static_cast<float*>(p.out)[at] = residual[m * p.residual_stride + column] + y;
   } else {
     const T* const residual = static_cast<const T*>(p.residual);
-    if (residual != nullptr) y += to_float(residual[m * p.residual_stride + column]);
-    static_cast<T*>(p.out)[at] = from_float<T>(y);
+    if (residual != nullptr) y += widen<P>(residual[m * p.residual_stride + column]);
+    static_cast<T*>(p.out)[at] = narrow<P, T>(y);
   }
 }
 
@@ -47,7 +47,7 @@ class FinishLinear {
     if (m >= p.M) return;
     const int64_t column = i % out_columns(p);
     const T* const product = static_cast<const T*>(params.product) + m * p.N + rows_per_column(p) * column;
-    store_output<P, T>(p, nullptr, m, column, [&](int j) { return to_float(product[j]); });
+    store_output<P, T>(p, nullptr, m, column, [&](int j) { return widen<P>(product[j]); });
   }
 };
 

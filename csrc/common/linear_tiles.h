@@ -1,5 +1,4 @@
-// Shapes of the blocks of linear layers, as data per kind of hardware. The flat GEMM has narrow tiles, and wide ones that read x
-// half as often.
+// Shapes of the blocks of linear layers, as data per kind of hardware.
 #pragma once
 
 #include <cstdint>
@@ -16,33 +15,41 @@ struct GemvTile {
 };
 
 struct FlatTile {
-  int rows;          // of the weight (the paper's BN), multiples of 16
+  int rows;          // of the weight (the paper's BN), multiples of 16; 0: there is no such tile
   int depth;         // elements of K that a warp takes at a time, multiples of 16
   int warps;         // they take turns along K, each with a pipeline of its own
   int stages;        // tiles in shared memory per warp; one less is on its way while one is used
-  int copies;        // whose addresses a lane computes together: registers against latency
   int shared_limit;  // bytes a block may have
   int blocks;        // of a multiprocessor, that registers must leave room for
 };
 
-constexpr int kFlatTiles = 2;  // narrow, wide
+// Narrow; wide, which reads x half as often; and wide by one large block of a multiprocessor.
+constexpr int kFlatTiles = 3;
 
-// Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; the larger run two or three
-// blocks. 128 bytes of a row at a time are what memory gives best; 64 rows of x leave room for half of that.
+// Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; where a multiprocessor has more it
+// runs two or three blocks. The large tile is for parts where a block can have 227 KiB: with N / 32 blocks for about as many
+// multiprocessors it alone has enough on its way. 128 bytes of a row at a time are what memory gives best; many rows of x leave room
+// for half of that.
 FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
-  constexpr int kLimit = 99 * 1024;
+  constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
+  if (tile == 2) {
+    if (columns <= 8) return {32, 64, 8, 4, kLargeLimit, 1};
+    if (columns <= 16) return {32, 64, 8, 3, kLargeLimit, 1};
+    if (columns <= 32) return {32, 32, 8, 4, kLargeLimit, 1};
+    return {32, 32, 4, 5, kLargeLimit, 1};
+  }
   const bool wide = tile == 1;
   const int rows = wide ? 32 : 16;
-  if (columns <= 8) return {rows, 64, 4, wide ? 4 : 5, 2, kLimit, 3};
-  if (columns <= 16) return {rows, 64, 4, wide ? 3 : 4, 2, kLimit, 3};
-  if (columns <= 32) return {rows, 64, 4, wide ? 2 : 3, 2, kLimit, 3};
-  return {rows, 32, 4, wide ? 2 : 3, 2, kLimit, 3};
+  if (columns <= 8) return {rows, 64, 4, wide ? 4 : 5, kLimit, 3};
+  if (columns <= 16) return {rows, 64, 4, wide ? 3 : 4, kLimit, 2};
+  if (columns <= 32) return {rows, 64, 4, wide ? 2 : 3, kLimit, 2};
+  return {rows, 32, 4, wide ? 2 : 3, kLimit, 2};
 }
 
 // Copies through registers: one stage, and more waves instead, for the reason that attention_tiles.h gives.
 FDPP_INLINE constexpr FlatTile register_flat_tile(int columns, int tile) {
-  const bool wide = tile == 1;
-  return {wide ? 32 : 16, columns <= 32 ? 64 : 32, 4, 1, 16, 64 * 1024, 1};
+  if (tile == 2) return {};
+  return {tile == 1 ? 32 : 16, columns <= 32 ? 64 : 32, 4, 1, 64 * 1024, 1};
 }
 
 // The number of columns that M rows of x are padded to; `least` of them are what the matrix unit takes at once.
@@ -56,20 +63,30 @@ FDPP_INLINE constexpr int flat_columns(int64_t M, int least) {
 
 // The tiles of one kind of hardware, for those who plan.
 struct LinearTiles {
+  int warp_size;
   GemvTile gemv;
   int least_columns;
   FlatTile flat[4][kFlatTiles];  // for 8, 16, 32 and 64 columns
 
   const FlatTile (&of(int columns) const)[kFlatTiles] { return flat[columns <= 8 ? 0 : columns <= 16 ? 1 : columns <= 32 ? 2 : 3]; }
+
+  // How many of the flat tiles, in their order, a device has whose blocks can have so much shared memory.
+  int fitting(int shared_bytes) const {
+    int count = 0;
+    while (count < kFlatTiles && flat[0][count].rows > 0 && flat[0][count].shared_limit <= shared_bytes) ++count;
+    return count;
+  }
 };
 
 template <typename P>
 constexpr LinearTiles linear_tiles_of() {
-  LinearTiles tiles{P::kGemvTile, P::template Fragments<f16>::kInputs, {}};
+  LinearTiles tiles{P::kWarpSize, P::kGemvTile, P::template Fragments<f16>::kInputs, {}};
   for (int i = 0; i < 4; ++i) {
     for (int tile = 0; tile < kFlatTiles; ++tile) tiles.flat[i][tile] = P::flat_tile(8 << i, tile);
   }
   return tiles;
 }
+template <typename P>
+inline constexpr LinearTiles kLinearTiles = linear_tiles_of<P>();
 
 }  // namespace fdpp

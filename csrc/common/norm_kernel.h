@@ -39,7 +39,7 @@ class RmsNorm {
         float before[kChunk];
         load_chunk<P>(before, residual + i, p.width - i, whole);
         // The norm is that of the sum as it is stored.
-        for (int k = 0; k < kChunk; ++k) values[k] = to_float(from_float<R>(before[k] + values[k]));
+        for (int k = 0; k < kChunk; ++k) values[k] = widen<P>(narrow<P, R>(before[k] + values[k]));
         store_chunk<P>(residual + i, values, p.width - i, whole);
       }
       for (int k = 0; k < kChunk; ++k) squares += values[k] * values[k];

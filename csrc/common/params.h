@@ -70,7 +70,7 @@ struct LinearParams {
 
 struct GemvParams {
   LinearParams linear;
-  int team;  // warps that share the K of a row (gemv_kernel.h)
+  int team_log2;  // of the number of warps that share the K of a row (gemv_kernel.h)
 };
 
 struct FlatGemmParams {
@@ -78,7 +78,7 @@ struct FlatGemmParams {
   int columns;        // that M is padded to: 8, 16, 32 or 64; more rows of x make more tiles
   int tile;           // of kFlatTiles
   int64_t blocks;     // flat_plan.h
-  float* partial;     // [blocks, 2, tile], where tiles are shared between blocks, or null
+  float* partial;     // [blocks, 2, tile]; null: no tile is shared between blocks
   int32_t* arrivals;  // [tiles], 0 before and after; likewise
 };
 

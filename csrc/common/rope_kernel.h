@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "common/arch.h"
+#include "common/chunks.h"
 #include "common/params.h"
 
 namespace fdpp {
@@ -69,7 +69,7 @@ class RopeAppend {
   }
 
   FDPP_INLINE static void fill(T* to, int count) {
-    for (int i = P::thread_index(); i < count; i += kThreads) to[i] = from_float<T>(NAN);
+    for (int i = P::thread_index(); i < count; i += kThreads) to[i] = narrow<P, T>(NAN);
   }
 
   // (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + half) or (2 i, 2 i + 1) below `rotated`; the rest is copied.
@@ -78,9 +78,9 @@ class RopeAppend {
     for (int i = P::thread_index(); i < half; i += kThreads) {
       const int64_t angle = int64_t{position} * half + i;
       const int first = p.interleaved ? 2 * i : i, second = p.interleaved ? 2 * i + 1 : i + half;
-      const float a = to_float(from[first]), b = to_float(from[second]), cos = p.cos[angle], sin = p.sin[angle];
-      to[first] = from_float<T>(a * cos - b * sin);
-      to[second] = from_float<T>(b * cos + a * sin);
+      const float a = widen<P>(from[first]), b = widen<P>(from[second]), cos = p.cos[angle], sin = p.sin[angle];
+      to[first] = narrow<P, T>(a * cos - b * sin);
+      to[second] = narrow<P, T>(b * cos + a * sin);
     }
     for (int i = rotated + P::thread_index(); i < p.head_dim; i += kThreads) to[i] = from[i];
   }

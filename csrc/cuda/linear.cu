@@ -18,8 +18,8 @@ Kernel kernel_of(const FinishParams& params, int warp_size) {
   return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
 }
 
-LinearTiles linear_tiles(int warp_size) {
-  return with_policy(warp_size, []<typename P>(P) { return linear_tiles_of<P>(); });
+const LinearTiles& linear_tiles(int warp_size) {
+  return *with_policy(warp_size, []<typename P>(P) { return &kLinearTiles<P>; });
 }
 
 }  // namespace fdpp::gpu

@@ -105,14 +105,24 @@ struct Nvidia {
     return x;
   }
 
+  // "Data Movement and Conversion Instructions: prefetch" (9.7.9): into L2, which is where others write to.
+  __device__ __forceinline__ static void prefetch(const void* source) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(source)));
+  }
+
   // Not from L1, which is not coherent.
   __device__ __forceinline__ static float coherent_load(const float* source) { return __ldcg(source); }
 
-  // The fence after the counter makes it an acquire ("Memory Consistency Model": fence patterns).
-  __device__ __forceinline__ static void publish() { __threadfence(); }
+  // The barrier puts the block's writes before the arrival of its one thread, whose release is cumulative ("Memory Consistency
+  // Model: Causality Order").
+  __device__ __forceinline__ static void publish() {}
   __device__ __forceinline__ static bool arrive(int* counter, int count) {
-    const bool last = atomicAdd(counter, 1) == count - 1;
-    __threadfence();
+    int before;
+    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(__cvta_generic_to_global(counter))
+                 : "memory");
+    const bool last = before == count - 1;
     if (last) *counter = 0;
     return last;
   }

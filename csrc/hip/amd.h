@@ -83,6 +83,9 @@ struct Amd {
     return __builtin_bit_cast(Bytes16, __builtin_nontemporal_load((const __attribute__((address_space(1))) Words*)source));
   }
 
+  // Kernels do not overlap, and within one the loads themselves start early.
+  __device__ __forceinline__ static void prefetch(const void*) {}
+
   __device__ __forceinline__ static float coherent_load(const float* source) {
     return __hip_atomic_load(source, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
   }

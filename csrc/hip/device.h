@@ -23,15 +23,28 @@ namespace fdpp::gpu {
 
 constexpr const char* kVendor = "hip";  // as in the names of dataflow tables
 
+constexpr hipDeviceAttribute_t kSharedBytesOfBlock = hipDeviceAttributeMaxSharedMemoryPerBlock;
+
 // Of float32 numbers, per compute unit ("AMD Instinct MI300 Instruction Set Architecture", "RDNA3 Instruction Set Architecture").
 inline int multiplies_per_cycle(int, int) { return 64; }
+
+// Of data, per tick of the clock that the runtime tells for the memory: HBM2e, HBM3 as gfx942 counts it, GDDR6 ("AMD CDNA 3", "AMD
+// RDNA 3" white papers: 5.3 TB/s of 8192 bits at 1.3 GHz, 20 Gb/s a pin at 1.25 GHz).
+inline double transfers_per_clock(int major, int minor) { return major >= 10 ? 16.0 : major == 9 && minor == 4 ? 4.0 : 2.0; }
 
 // Blocks of one launch: the threads of a grid are counted in 32 bits ("HIP Programming Manual", hipModuleLaunchKernel).
 inline int64_t max_blocks(int threads) { return INT64_C(0xffffffff) / threads; }
 
-// The last argument is the major compute capability, which tells nothing here.
+// Kernels of a stream do not overlap.
+inline bool waits_for_producers(int) { return false; }
+
+inline hipError_t stream_id(hipStream_t stream, unsigned long long* id) {
+  *id = reinterpret_cast<unsigned long long>(stream);
+  return hipSuccess;
+}
+
 inline hipError_t start(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
-                        hipStream_t stream, int) {
+                        hipStream_t stream, bool) {
   return hipLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments,
                          static_cast<size_t>(shared_bytes), stream);
 }

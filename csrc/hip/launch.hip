@@ -25,26 +25,20 @@ int attribute(hipDeviceAttribute_t which, int device) {
   return problem(hipDeviceGetAttribute(&value, which, device)) == nullptr ? value : 0;
 }
 
-Device describe(int index) {
-  const int warp_size = attribute(hipDeviceAttributeWarpSize, index);
-  return {warp_size == 0 ? "the device does not answer" : nullptr, index, warp_size,
-          attribute(hipDeviceAttributeMultiprocessorCount, index), attribute(hipDeviceAttributeComputeCapabilityMajor, index)};
-}
-
-Residency prepare(const Kernel& kernel) {
-  if (kernel.function == nullptr) return {"there is no kernel for these parameters", 0};
-  // A block has 48 KiB unless its kernel asks for more.
-  if (kernel.shared_bytes > 48 * 1024) {
-    const char* wrong = problem(
-        hipFuncSetAttribute(kernel.function, hipFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
-    if (wrong != nullptr) return {wrong, 0};
+// Calls of this thread that a capture of a graph would not allow are not held against it.
+class Uncaptured {
+ public:
+  Uncaptured() : wrong_(problem(hipThreadExchangeStreamCaptureMode(&mode_))) {}
+  ~Uncaptured() {
+    if (wrong_ == nullptr) static_cast<void>(hipThreadExchangeStreamCaptureMode(&mode_));
   }
-  int blocks = 0;
-  const char* wrong = problem(hipOccupancyMaxActiveBlocksPerMultiprocessor(
-      &blocks, kernel.function, kernel.threads, static_cast<size_t>(kernel.shared_bytes)));
-  if (wrong == nullptr && blocks == 0) wrong = "the kernel wants more shared memory or registers than the device has";
-  return {wrong, blocks};
-}
+  Uncaptured(const Uncaptured&) = delete;
+  const char* wrong() const { return wrong_; }
+
+ private:
+  hipStreamCaptureMode mode_ = hipStreamCaptureModeRelaxed;
+  const char* wrong_;
+};
 
 // What is computed once and kept, unless it went wrong.
 template <typename Key, typename Value>
@@ -65,11 +59,46 @@ class Memory {
   std::map<Key, Value> values_;
 };
 
-// Memory of zeros that no capture of a graph takes for its own: the calls of this thread are not held against it, and the zeros
-// are there when this returns.
+Device describe(int index) {
+  const auto value = [&](hipDeviceAttribute_t which) { return attribute(which, index); };
+  const double kilohertz = 1e3, bits = 8.0;
+  const int major = value(hipDeviceAttributeComputeCapabilityMajor), minor = value(hipDeviceAttributeComputeCapabilityMinor);
+  Device device{};
+  device.index = index;
+  device.warp_size = value(hipDeviceAttributeWarpSize);
+  if (device.warp_size == 0) device.problem = "the device does not answer";
+  device.multiprocessors = value(hipDeviceAttributeMultiprocessorCount);
+  device.shared_bytes = value(kSharedBytesOfBlock);
+  device.facts.bandwidth = transfers_per_clock(major, minor) * kilohertz * value(hipDeviceAttributeMemoryClockRate) *
+                           value(hipDeviceAttributeMemoryBusWidth) / bits;
+  device.facts.multiplies =
+      kilohertz * value(hipDeviceAttributeClockRate) * device.multiprocessors * multiplies_per_cycle(major, minor);
+  return device;
+}
+
+Residency prepare(const Kernel& kernel) {
+  if (kernel.function == nullptr) return {"there is no kernel for these parameters", 0, false};
+  const Uncaptured uncaptured;
+  const char* wrong = uncaptured.wrong();
+  // A block has 48 KiB unless its kernel asks for more.
+  if (wrong == nullptr && kernel.shared_bytes > 48 * 1024) {
+    wrong = problem(hipFuncSetAttribute(kernel.function, hipFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
+  }
+  int blocks = 0;
+  if (wrong == nullptr) {
+    wrong = problem(hipOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel.function, kernel.threads,
+                                                                  static_cast<size_t>(kernel.shared_bytes)));
+  }
+  hipFuncAttributes attributes{};
+  if (wrong == nullptr) wrong = problem(hipFuncGetAttributes(&attributes, kernel.function));
+  if (wrong == nullptr && blocks == 0) wrong = "the kernel wants more shared memory or registers than the device has";
+  return {wrong, blocks, waits_for_producers(attributes.ptxVersion)};
+}
+
+// Memory of zeros that no capture of a graph takes for its own; the zeros are there when this returns.
 Arrivals allocate(int64_t count) {
-  hipStreamCaptureMode mode = hipStreamCaptureModeRelaxed;
-  if (const char* wrong = problem(hipThreadExchangeStreamCaptureMode(&mode))) return {wrong, nullptr};
+  const Uncaptured uncaptured;
+  if (uncaptured.wrong() != nullptr) return {uncaptured.wrong(), nullptr};
   void* memory = nullptr;
   hipStream_t stream = nullptr;
   const size_t bytes = static_cast<size_t>(count) * sizeof(int32_t);
@@ -78,62 +107,53 @@ Arrivals allocate(int64_t count) {
   if (wrong == nullptr) wrong = problem(hipMemsetAsync(memory, 0, bytes, stream));
   if (wrong == nullptr) wrong = problem(hipStreamSynchronize(stream));
   if (stream != nullptr) static_cast<void>(hipStreamDestroy(stream));
-  static_cast<void>(hipThreadExchangeStreamCaptureMode(&mode));
   return {wrong, static_cast<int32_t*>(memory)};
 }
 
 }  // namespace
 
-Device device() {
-  int index = 0;
-  if (const char* wrong = problem(hipGetDevice(&index))) return {wrong, 0, 0, 0, 0};
+Device device(int index) {
   static Memory<int, Device> devices;
   return devices.get(index, [&] { return describe(index); });
 }
 
-DeviceFacts device_facts(int index) {
-  DeviceFacts facts{};
+DeviceName device_name(int index) {
+  DeviceName name{};
   hipDeviceProp_t properties;
-  facts.problem = problem(hipGetDeviceProperties(&properties, index));
-  if (facts.problem != nullptr) return facts;
-  std::snprintf(facts.name, sizeof facts.name, "%s:%s", kVendor, properties.name);
-  const double kilohertz = 1e3, bits = 8.0, both_edges = 2.0;
-  facts.bandwidth = both_edges * kilohertz * attribute(hipDeviceAttributeMemoryClockRate, index) *
-                    attribute(hipDeviceAttributeMemoryBusWidth, index) / bits;
-  facts.multiplies = kilohertz * attribute(hipDeviceAttributeClockRate, index) *
-                     attribute(hipDeviceAttributeMultiprocessorCount, index) *
-                     multiplies_per_cycle(properties.major, properties.minor);
-  return facts;
+  name.problem = problem(hipGetDeviceProperties(&properties, index));
+  if (name.problem == nullptr) std::snprintf(name.text, sizeof name.text, "%s:%s", kVendor, properties.name);
+  return name;
 }
 
-Residency residency(const Kernel& kernel) {
+Residency residency(const Kernel& kernel, int device) {
   static Memory<std::tuple<int, const void*>, Residency> kernels;
-  return kernels.get({device().index, kernel.function}, [&] { return prepare(kernel); });
+  return kernels.get({device, kernel.function}, [&] { return prepare(kernel); });
 }
 
-const char* launch(const Kernel& kernel, const void* params, void* stream) {
-  const Residency ready = residency(kernel);
+const char* launch(const Kernel& kernel, const void* params, void* stream, int device) {
+  const Residency ready = residency(kernel, device);
   if (ready.problem != nullptr) return ready.problem;
   if (kernel.blocks == 0) return nullptr;
   if (kernel.blocks > max_blocks(kernel.threads)) return "more blocks than one launch can have: use smaller inputs";
   void* arguments[] = {const_cast<void*>(params)};
   return problem(start(kernel.function, kernel.blocks, kernel.threads, kernel.shared_bytes, arguments,
-                       static_cast<hipStream_t>(stream), device().major));
+                       static_cast<hipStream_t>(stream), ready.overlaps));
 }
 
 // Launches of one stream run one after the other, and so do the replays of a graph: a stream, and in a capture each stream of it,
 // has counters of its own.
-Arrivals arrivals(int64_t count, void* stream) {
+Arrivals arrivals(int64_t count, void* stream, int device) {
   constexpr int64_t kLeast = 4096;
   hipStreamCaptureStatus status;
-  unsigned long long capture = 0;
+  unsigned long long capture = 0, id = 0;
   const char* wrong = problem(hipStreamGetCaptureInfo(static_cast<hipStream_t>(stream), &status, &capture));
+  if (wrong == nullptr) wrong = problem(stream_id(static_cast<hipStream_t>(stream), &id));
   if (wrong != nullptr) return {wrong, nullptr};
   if (status != hipStreamCaptureStatusActive) capture = 0;
   int64_t size = kLeast;
   while (size < count) size *= 2;
-  static Memory<std::tuple<int, void*, unsigned long long, int64_t>, Arrivals> counters;
-  return counters.get({device().index, stream, capture, size}, [&] { return allocate(size); });
+  static Memory<std::tuple<int, unsigned long long, unsigned long long, int64_t>, Arrivals> counters;
+  return counters.get({device, id, capture, size}, [&] { return allocate(size); });
 }
 
 }  // namespace fdpp::gpu

@@ -15,6 +15,6 @@ enum class Machine { nvidia, cdna, rdna };
 template <typename Params>
 void run(Machine machine, const Params& params, uint64_t seed);
 
-LinearTiles linear_tiles(Machine machine);
+const LinearTiles& linear_tiles(Machine machine);
 
 }  // namespace fdpp::simt

@@ -44,8 +44,8 @@ template void run(Machine, const NormParams&, uint64_t);
 template void run(Machine, const SiluMulParams&, uint64_t);
 template void run(Machine, const RopeParams&, uint64_t);
 
-LinearTiles linear_tiles(Machine machine) {
-  return with_policy(machine, []<typename P>(P) { return linear_tiles_of<P>(); });
+const LinearTiles& linear_tiles(Machine machine) {
+  return *with_policy(machine, []<typename P>(P) { return &kLinearTiles<P>; });
 }
 
 }  // namespace fdpp::simt

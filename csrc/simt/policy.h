@@ -79,6 +79,7 @@ struct Host {
     *static_cast<Bytes16*>(target) = x;
   }
   static Bytes16 stream_load(const void* source) { return load16(source); }
+  static void prefetch(const void* source) { static_cast<void>(*static_cast<const volatile char*>(source)); }
 
   static float coherent_load(const float* source) { return *source; }
   static void publish() { simt::publish(); }

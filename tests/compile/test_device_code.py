@@ -13,7 +13,11 @@ import pytest
 from .compilers import AMD, NVIDIA, Kernel, compile_for, nvidia_tool
 
 HEAD_DIMS = (64, 80, 96, 128, 192, 256)
-COLUMNS = {"Nvidia": (8, 16, 32, 64), "Cdna": (16, 32, 64), "Rdna": (16, 32, 64)}
+FLAT = {  # columns and tiles of the flat GEMM
+    "Nvidia": {(columns, tile) for columns in (8, 16, 32, 64) for tile in (0, 1, 2)},
+    "Cdna": (amd := {(columns, tile) for columns in (16, 32, 64) for tile in (0, 1)}),
+    "Rdna": amd,
+}
 POLICY = dict.fromkeys(NVIDIA, "Nvidia") | {"gfx90a": "Cdna", "gfx942": "Cdna", "gfx1100": "Rdna"}
 
 
@@ -22,7 +26,7 @@ def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
     return {
         "DecodeAttention": {(head_dim,) for head_dim in HEAD_DIMS},
         "Gemv": {(rows,) for rows in (1, 2, 3, 4)},
-        "FlatGemm": {(columns, tile) for columns in COLUMNS[policy] for tile in (0, 1)},
+        "FlatGemm": FLAT[policy],
         "FinishLinear": {()},
         "RmsNorm": {("float",), (dtype,)},
         "SiluMul": {()},
@@ -31,23 +35,23 @@ def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
 
 
 #: Registers of a lane: what keeps the blocks that fit by their shared memory running. NVIDIA: 65536, so four blocks of
-#: 128 threads have 128, three 168, and two of 64 threads 255 (no more can be named); three of 256 threads have 80, and
-#: two 128. CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536 in steps of 24.
+#: 128 threads have 128, three 168, and two of 64 threads 255 (no more can be named); two of 256 threads have 128,
+#: and four 64. CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536 in steps of 24.
 REGISTERS = {
     "Nvidia": {
         "DecodeAttention": {(64,): 128, (80,): 128, (96,): 128, (128,): 168, (192,): 255, (256,): 255},
-        "Gemv": {(1,): 80, (2,): 128, (3,): 128, (4,): 128},
-        "FlatGemm": {(columns, tile): 168 for columns in (8, 16, 32, 64) for tile in (0, 1)},
+        "Gemv": {(1,): 64, (2,): 128, (3,): 128, (4,): 128},
+        "FlatGemm": dict.fromkeys(FLAT["Nvidia"], 168),
     },
     "Cdna": {
         "DecodeAttention": {(64,): 96, (80,): 96, (96,): 120, (128,): 120, (192,): 168, (256,): 256},
-        "Gemv": {(1,): 96, (2,): 136, (3,): 160, (4,): 176},
-        "FlatGemm": {(16, 0): 72, (16, 1): 80, (32, 0): 80, (32, 1): 96, (64, 0): 96, (64, 1): 128},
+        "Gemv": {(1,): 72, (2,): 80, (3,): 104, (4,): 112},
+        "FlatGemm": {(16, 0): 72, (16, 1): 80, (32, 0): 80, (32, 1): 96, (64, 0): 104, (64, 1): 136},
     },
     "Rdna": {
         "DecodeAttention": {(64,): 120, (80,): 144, (96,): 144, (128,): 168, (192,): 216, (256,): 216},
-        "Gemv": {(1,): 96, (2,): 120, (3,): 120, (4,): 144},
-        "FlatGemm": {(16, 0): 96, (16, 1): 96, (32, 0): 96, (32, 1): 120, (64, 0): 120, (64, 1): 168},
+        "Gemv": {(1,): 96, (2,): 120, (3,): 144, (4,): 168},
+        "FlatGemm": {(16, 0): 96, (16, 1): 96, (32, 0): 96, (32, 1): 144, (64, 0): 120, (64, 1): 144},
     },
 }
 ELEMENTWISE = 64  # registers of the others

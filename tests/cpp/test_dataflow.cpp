@@ -75,37 +75,51 @@ TEST(blocks_share_every_step_once) {
   }
 }
 
-TEST(configurations_of_flat_gemm_are_distinct_and_valid_for_every_shape) {
-  const LinearTiles tiles = simt::linear_tiles(simt::Machine::nvidia);
-  const int resident[kFlatTiles] = {3, 2};
-  for (const int64_t N : {1, 16, 100, 4096, 128256}) {
-    for (const int64_t K : {1, 8, 4096, 14336}) {
-      for (const int64_t M : {1, 8, 17, 64}) {
-        const int columns = flat_columns(M, tiles.least_columns);
-        CHECK(columns >= M && (columns == tiles.least_columns || columns / 2 < M), "the least padding");
-        const int config = plan_flat_gemm(N, K, M, columns, tiles.of(columns), resident, 132);
-        CHECK(config >= 0 && config < kFlatConfigs, "a configuration");
-        for (int i = 0; i < kFlatConfigs; ++i) {
-          const FlatWork work = flat_work(N, K, M, columns, tiles.of(columns)[i / kNumSpreads]);
-          const int64_t blocks = flat_blocks(work, kSpreads[i % kNumSpreads], 264);
-          CHECK(blocks >= 1 && blocks <= work.steps(), "no block without work");
+TEST(configurations_of_flat_gemm_are_valid_for_every_shape) {
+  for (const simt::Machine kind : {simt::Machine::nvidia, simt::Machine::cdna, simt::Machine::rdna}) {
+    const LinearTiles& tiles = simt::linear_tiles(kind);
+    const FlatMachine machine{132, 0.0, {3, 2, kind == simt::Machine::nvidia ? 1 : 0}};
+    for (const int64_t N : {1, 16, 100, 4096, 128256}) {
+      for (const int64_t K : {1, 8, 4096, 14336}) {
+        for (const int64_t M : {1, 8, 17, 64}) {
+          const int columns = flat_columns(M, tiles.least_columns);
+          CHECK(columns >= M && (columns == tiles.least_columns || columns / 2 < M), "the least padding");
+          const int config = plan_flat_gemm(N, K, M, columns, tiles.of(columns), machine);
+          CHECK(config >= 0 && config < tiles.fitting(227 * 1024) * kNumSpreads, "a configuration");
+          for (int i = 0; i < tiles.fitting(227 * 1024) * kNumSpreads; ++i) {
+            const FlatWork work = flat_work(N, K, M, columns, tiles.of(columns)[i / kNumSpreads]);
+            const int64_t blocks = flat_blocks(work, kSpreads[i % kNumSpreads], 264);
+            CHECK(blocks >= 1 && blocks <= work.steps(), "no block without work");
+          }
         }
       }
     }
   }
 }
 
-TEST(plan_of_flat_gemm_fills_the_device) {
-  const LinearTiles tiles = simt::linear_tiles(simt::Machine::nvidia);
-  const int resident[kFlatTiles] = {3, 2};
-  // 36 narrow tiles leave most of 132 multiprocessors without work; shared along K they do not.
-  const int config = plan_flat_gemm(576, 16384, 1, 8, tiles.of(8), resident, 132);
-  const FlatWork work = flat_work(576, 16384, 1, 8, tiles.of(8)[config / kNumSpreads]);
-  CHECK(flat_blocks(work, kSpreads[config % kNumSpreads], 132 * resident[config / kNumSpreads]) >= 132, "few rows");
+TEST(tiles_fit_by_their_shared_memory) {
+  const LinearTiles& async = simt::linear_tiles(simt::Machine::nvidia);
+  CHECK(async.fitting(48 * 1024) == 0 && async.fitting(99 * 1024) == 2 && async.fitting(227 * 1024) == 3, "99 and 227 KiB");
+  CHECK(simt::linear_tiles(simt::Machine::cdna).fitting(64 * 1024) == 2, "64 KiB");
+  CHECK(simt::linear_tiles(simt::Machine::rdna).fitting(227 * 1024) == 2, "there is no large one");
+}
+
+// 132 multiprocessors of 4.8 TB/s.
+TEST(plan_of_flat_gemm_fills_a_large_device) {
+  const LinearTiles& tiles = simt::linear_tiles(simt::Machine::nvidia);
+  const auto plan = [&](int64_t N, int64_t K, int64_t M) {
+    const int columns = flat_columns(M, 8);
+    return plan_flat_gemm(N, K, M, columns, tiles.of(columns), {132, 4.8e12, {columns == 8 ? 3 : 2, 2, 1}});
+  };
+  const auto spread = [](int config) { return kSpreads[config % kNumSpreads]; };
+  CHECK(plan(4096, 4096, 16) / kNumSpreads == 2, "one block of a multiprocessor: the large tile has enough on its way");
+  CHECK(spread(plan(4096, 4096, 8)) == kWhole, "256 narrow blocks need no sharing");
+  CHECK(spread(plan(576, 16384, 1)) != kWhole, "36 tiles leave most multiprocessors without work, unless K is shared");
+  CHECK(plan(28672, 4096, 32) / kNumSpreads != 0, "many rows of x: not the narrow tile, which reads them twice as often");
 }
 
 TEST(batch_invariant_choice_does_not_share_by_the_number_of_tiles) {
-  const LinearTiles tiles = simt::linear_tiles(simt::Machine::nvidia);
+  const LinearTiles& tiles = simt::linear_tiles(simt::Machine::nvidia);
   for (const int64_t N : {1, 100, 4096, 128256}) {
     const Choice choice = gpu_batch_invariant_choice(tiles, 132, DType::f16, N, 4096);
     CHECK(choice.impl == Impl::flat_gemm && choice.source == Source::batch_invariant, "flat GEMM");
@@ -114,11 +128,12 @@ TEST(batch_invariant_choice_does_not_share_by_the_number_of_tiles) {
   CHECK(gpu_batch_invariant_choice(tiles, 132, DType::f32, 64, 64).impl == Impl::aten, "float32");
 }
 
-TEST(teams_of_gemv_grow_where_rows_are_few) {
-  const GemvTile tile = simt::linear_tiles(simt::Machine::nvidia).gemv;
-  CHECK(plan_gemv_team(1 << 20, 132, tile) == 1, "rows for every warp");
-  CHECK(plan_gemv_team(1, 132, tile) == tile.warps, "one row for the whole block");
-  for (int64_t N = 1; N < 100000; N = N * 3 + 1) {
-    CHECK(plan_gemv_team(N, 132, tile) >= plan_gemv_team(3 * N + 1, 132, tile), "never more for more rows");
-  }
+TEST(teams_of_gemv_fill_whole_waves) {
+  const LinearTiles& tiles = simt::linear_tiles(simt::Machine::nvidia);
+  const auto team = [&](int64_t N, int64_t K) { return 1 << plan_gemv_team(N, K, 1, 132 * 4, tiles); };
+  CHECK(team(1 << 20, 4096) == 1, "rows for every warp, in many waves");
+  CHECK(team(4096, 4096) == 2, "512 of 528 blocks, not 256");
+  CHECK(team(1, 1 << 20) == tiles.gemv.warps, "one row for the whole block");
+  CHECK(team(1, 2048) == 2, "no lane without a batch of chunks");
+  CHECK(team(64, 8) == 1, "a short row");
 }

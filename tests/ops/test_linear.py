@@ -73,7 +73,8 @@ def takes_torch(backend, problem: Problem) -> bool:
 
 
 def configs(backend, dtype) -> range:
-    return range(backend.linear_host()[0].flat_gemm_configs(str(dtype).removeprefix("torch.")))
+    host, index = backend.linear_host()
+    return range(host.flat_gemm_configs(str(dtype).removeprefix("torch."), index))
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 7])

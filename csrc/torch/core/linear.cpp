@@ -48,7 +48,7 @@ Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor
   const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
   LinearCall call = linear_call(arguments);
   check_flat_rows(arguments.op, call.params.M);
-  check_flat_config(arguments.op, config, flat_gemm_configs(call.params.dtype));
+  check_flat_config(arguments.op, config, flat_gemm_configs(0, call.params.dtype));
   return run(arguments, call, Impl::flat_gemm, static_cast<int>(config));
 }
 
@@ -72,7 +72,7 @@ STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
 
 std::string linear_device(int) { return cpu::device_name(); }
 
-int flat_gemm_configs(DType dtype) { return cpu::kernels().flat_gemm_configs(dtype); }
+int flat_gemm_configs(int, DType dtype) { return cpu::kernels().flat_gemm_configs(dtype); }
 
 Choice linear_rule(int, DType dtype, int64_t, int64_t, int64_t M) { return cpu_rule(dtype, M); }
 

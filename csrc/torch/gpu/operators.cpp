@@ -3,9 +3,6 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include <mutex>
-#include <vector>
-
 #include "common/gpu_launch.h"
 #include "torch/shared/gpu_operators.h"
 #include "torch/shared/schemas.h"
@@ -20,25 +17,28 @@ namespace {
 // Never waits for the device: a call can be captured in a graph.
 class GpuBackend {
  public:
-  GpuBackend(const char* op, const Tensor& x) : op_(op), guard_(x.get_device_index()), device_(gpu::device()) {
+  GpuBackend(const char* op, const Tensor& x)
+      : op_(op), guard_(x.get_device_index()), device_(gpu::device(x.get_device_index())) {
     check(device_.problem);
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream_));
   }
 
   int device() const { return device_.index; }
   int multiprocessors() const { return device_.multiprocessors; }
-  LinearTiles tiles() const { return gpu::linear_tiles(device_.warp_size); }
+  double bandwidth() const { return device_.facts.bandwidth; }
+  const LinearTiles& tiles() const { return gpu::linear_tiles(device_.warp_size); }
+  int flat_tiles() const { return tiles().fitting(device_.shared_bytes); }
   int min_split_keys() const { return 256; }
 
   template <typename Params>
   int resident_blocks(const Params& params) const {
-    const gpu::Residency found = gpu::residency(gpu::kernel_of(params, device_.warp_size));
+    const gpu::Residency found = gpu::residency(gpu::kernel_of(params, device_.warp_size), device_.index);
     check(found.problem);
     return found.blocks;
   }
 
   int32_t* arrivals(int64_t count) const {
-    const gpu::Arrivals found = gpu::arrivals(count, stream_);
+    const gpu::Arrivals found = gpu::arrivals(count, stream_, device_.index);
     check(found.problem);
     return found.counters;
   }
@@ -47,7 +47,7 @@ class GpuBackend {
 
   template <typename Params>
   void run(const Params& params) const {
-    check(gpu::launch(gpu::kernel_of(params, device_.warp_size), &params, stream_));
+    check(gpu::launch(gpu::kernel_of(params, device_.warp_size), &params, stream_, device_.index));
   }
 
  private:
@@ -61,16 +61,10 @@ class GpuBackend {
   void* stream_ = nullptr;
 };
 
-// What the rule needs to know of a device, asked for once.
-GpuFacts facts_of(int device) {
-  static std::mutex mutex;
-  static std::vector<GpuFacts> known;
-  const std::lock_guard lock(mutex);
-  while (static_cast<int>(known.size()) <= device) {
-    const gpu::DeviceFacts facts = gpu::device_facts(static_cast<int>(known.size()));
-    known.push_back({facts.bandwidth, facts.multiplies});
-  }
-  return known[device];
+gpu::Device device_of(int index) {
+  const gpu::Device device = gpu::device(index);
+  if (device.problem != nullptr) fail("linear", device.problem);
+  return device;
 }
 
 #ifdef FDPP_RUNNING_MAXIMUM
@@ -83,20 +77,24 @@ STABLE_TORCH_LIBRARY_IMPL(fdpp, CUDA, m) { GpuOperators<GpuBackend>::implement(m
 }  // namespace
 
 std::string linear_device(int device) {
-  const gpu::DeviceFacts facts = gpu::device_facts(device);
-  if (facts.problem != nullptr) fail("linear", facts.problem);
-  return facts.name;
+  const gpu::DeviceName name = gpu::device_name(device);
+  if (name.problem != nullptr) fail("linear", name.problem);
+  return name.text;
 }
 
-int flat_gemm_configs(DType dtype) { return dtype == DType::f32 ? 0 : kFlatConfigs; }
+int flat_gemm_configs(int device, DType dtype) {
+  if (dtype == DType::f32) return 0;
+  if (device == kAnyDevice) return kFlatTiles * kNumSpreads;
+  const gpu::Device found = device_of(device);
+  return gpu::linear_tiles(found.warp_size).fitting(found.shared_bytes) * kNumSpreads;
+}
 
 Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M) {
-  return gpu_rule(facts_of(device), dtype, K, M);
+  return gpu_rule(device_of(device).facts, dtype, K, M);
 }
 
 Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  const gpu::Device found = gpu::device();
+  const gpu::Device found = device_of(device);
   return gpu_batch_invariant_choice(gpu::linear_tiles(found.warp_size), found.multiprocessors, dtype, N, K);
 }
 

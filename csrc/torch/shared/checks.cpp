@@ -172,7 +172,6 @@ Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> size
 
 Tensor empty_floats(const Tensor& like, int64_t count) { return empty_of(like, aoti_torch_dtype_float32(), &count, 1); }
 
-Tensor empty_ints(const Tensor& like, int64_t count) { return empty_of(like, aoti_torch_dtype_int32(), &count, 1); }
 
 Tensor empty_with_last(const Tensor& like, int64_t last) {
   const auto sizes = like.sizes();

@@ -3,7 +3,9 @@
 //
 //   B(const char* op, const Tensor& x)                 makes the device of x current
 //   int B::device(), B::multiprocessors()
-//   LinearTiles B::tiles()
+//   double B::bandwidth()                              of memory, in bytes per second; 0: unknown
+//   const LinearTiles& B::tiles()
+//   int B::flat_tiles()                                how many of them fit
 //   int B::resident_blocks(const Params&)              blocks of the kernel that run on a multiprocessor at a time
 //   int B::min_split_keys()                            below this a split of attention costs more than it brings
 //   int32_t* B::arrivals(int64_t count)                counters that are 0
@@ -66,9 +68,9 @@ struct GpuOperators {
                           const OptionalTensor& residual, bool gated) {
     const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
-    check_flat_rows(arguments.op, call.params.M);
-    check_flat_config(arguments.op, config, kFlatConfigs);
     B backend(arguments.op, x);
+    check_flat_rows(arguments.op, call.params.M);
+    check_flat_config(arguments.op, config, backend.flat_tiles() * kNumSpreads);
     return run_flat_gemm(backend, arguments, call, static_cast<int>(config));
   }
 
@@ -133,8 +135,11 @@ struct GpuOperators {
   static Tensor run_gemv(B& backend, const LinearArguments& arguments, LinearCall& call) {
     check_matrix_dtype(arguments.op, "x", arguments.x);
     Tensor out = make_output(arguments, call);
-    const LinearParams& p = call.params;
-    backend.run(GemvParams{p, plan_gemv_team(p.N, backend.multiprocessors(), backend.tiles().gemv)});
+    GemvParams p{call.params, 0};
+    if (p.linear.M == 0 || p.linear.N == 0) return out;
+    const int64_t resident = int64_t{backend.multiprocessors()} * backend.resident_blocks(p);
+    p.team_log2 = plan_gemv_team(p.linear.N, p.linear.K, p.linear.M, resident, backend.tiles());
+    backend.run(p);
     return out;
   }
 
@@ -143,22 +148,23 @@ struct GpuOperators {
     Tensor out = make_output(arguments, call);
     const LinearParams& linear = call.params;
     if (linear.M == 0 || linear.N == 0) return out;
-    const LinearTiles tiles = backend.tiles();
     FlatGemmParams p{};
     p.linear = linear;
-    p.columns = is_batch_invariant() ? kBatchInvariantColumns : flat_columns(linear.M, tiles.least_columns);
-    int resident[kFlatTiles];
-    for (p.tile = 0; p.tile < kFlatTiles; ++p.tile) resident[p.tile] = backend.resident_blocks(p);
-    const FlatTile(&shapes)[kFlatTiles] = tiles.of(p.columns);
-    if (config < 0) config = plan_flat_gemm(linear.N, linear.K, linear.M, p.columns, shapes, resident, backend.multiprocessors());
+    p.columns = is_batch_invariant() ? kBatchInvariantColumns : flat_columns(linear.M, backend.tiles().least_columns);
+    const FlatTile(&tiles)[kFlatTiles] = backend.tiles().of(p.columns);
+    FlatMachine machine{backend.multiprocessors(), backend.bandwidth(), {}};
+    for (p.tile = 0; p.tile < backend.flat_tiles(); ++p.tile) {
+      if (config < 0 || p.tile == config / kNumSpreads) machine.resident[p.tile] = backend.resident_blocks(p);
+    }
+    if (config < 0) config = plan_flat_gemm(linear.N, linear.K, linear.M, p.columns, tiles, machine);
     p.tile = config / kNumSpreads;
-    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.columns, shapes[p.tile]);
-    const int64_t resident_blocks = int64_t{backend.multiprocessors()} * resident[p.tile];
-    p.blocks = flat_blocks(work, kSpreads[config % kNumSpreads], resident_blocks);
+    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.columns, tiles[p.tile]);
+    const int64_t resident = int64_t{machine.multiprocessors} * machine.resident[p.tile];
+    p.blocks = flat_blocks(work, kSpreads[config % kNumSpreads], resident);
     check_blocks(arguments.op, p.blocks);
     OptionalTensor partial;
     if (shares_tiles(work, p.blocks)) {
-      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.columns, shapes[p.tile]));
+      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.columns, tiles[p.tile]));
       backend.prepare(*partial);
       p.partial = static_cast<float*>(partial->data_ptr());
       p.arrivals = backend.arrivals(work.tiles);

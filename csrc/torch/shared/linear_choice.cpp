@@ -1,6 +1,7 @@
 #include "torch/shared/linear_choice.h"
 
 #include <atomic>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,26 +21,25 @@ constexpr int kMaxDevices = 64;
 
 std::atomic<bool> batch_invariant{false};
 
-// The tables in force by the names of devices. A look-up reads one pointer, so tables that were replaced stay alive (they are few
-// and small). The name of a device is asked for at its first look-up: asking may start a GPU's driver.
+// The tables in force. A look-up reads one pointer, so tables that were replaced stay alive (they are few and small). The name of a
+// device is asked for at its first look-up: asking may start a GPU's driver.
 class Tables {
  public:
   const DataflowTable* of(int device) {
     if (device < 0 || device >= kMaxDevices) return &empty_;
     const DataflowTable* table = in_force_[device].load(std::memory_order_acquire);
-    return table != nullptr ? table : find(device);
+    return table != nullptr ? table : make(device);
   }
 
   void set(const std::string& name, const std::vector<DataflowTable::Row>& rows) {
     const std::lock_guard lock(mutex_);
-    all_.push_back(std::make_unique<const DataflowTable>(rows));
-    by_name_[name] = all_.back().get();
+    rows_[name] = rows;
     forget();
   }
 
   void clear() {
     const std::lock_guard lock(mutex_);
-    by_name_.clear();
+    rows_.clear();
     forget();
   }
 
@@ -48,19 +48,26 @@ class Tables {
     for (auto& table : in_force_) table.store(nullptr, std::memory_order_release);
   }
 
-  const DataflowTable* find(int device) {
+  const DataflowTable* make(int device) {
     const std::string name = linear_device(device);
     const std::lock_guard lock(mutex_);
-    const auto found = by_name_.find(name);
-    const DataflowTable* table = found != by_name_.end() ? found->second : &empty_;
-    in_force_[device].store(table, std::memory_order_release);
-    return table;
+    std::vector<DataflowTable::Row> rows = rows_[name];
+    const auto left_out = std::erase_if(rows, [&](const DataflowTable::Row& row) {
+      return row.impl == Impl::flat_gemm && row.config >= flat_gemm_configs(device, row.dtype);
+    });
+    if (left_out > 0) {
+      std::fprintf(stderr, "fdpp: %s has no such configuration of flat_gemm as %lld rows of its dataflow table name: left out\n",
+                   name.c_str(), static_cast<long long>(left_out));
+    }
+    all_.push_back(std::make_unique<const DataflowTable>(rows));
+    in_force_[device].store(all_.back().get(), std::memory_order_release);
+    return all_.back().get();
   }
 
   std::mutex mutex_;
   const DataflowTable empty_{{}};
   std::vector<std::unique_ptr<const DataflowTable>> all_;
-  std::map<std::string, const DataflowTable*> by_name_;
+  std::map<std::string, std::vector<DataflowTable::Row>> rows_;  // by the names of devices
   std::atomic<const DataflowTable*> in_force_[kMaxDevices] = {};
 };
 
@@ -80,7 +87,7 @@ bool known(int64_t dtype) { return dtype >= 0 && dtype <= static_cast<int64_t>(D
 
 // What is wrong with a row of a table; empty: nothing.
 std::string problem_of(const DataflowTable::Row& row) {
-  const int configs = row.impl == Impl::flat_gemm ? flat_gemm_configs(row.dtype) : 0;
+  const int configs = row.impl == Impl::flat_gemm ? flat_gemm_configs(kAnyDevice, row.dtype) : 0;
   if (row.config != -1 && (row.config < 0 || row.config >= configs)) {
     return std::string("config of ") + name_of(row.impl) + " must be -1 or below " + std::to_string(configs) +
            "; got " + std::to_string(row.config);
@@ -112,10 +119,11 @@ FDPP_API const char* fdpp_linear_device(int device) {
   }
 }
 
-// Number of configurations of flat_gemm for a dtype (numbered as in common/dtype.h), -1 for an unknown one.
-FDPP_API int fdpp_flat_gemm_configs(int64_t dtype) {
+// Number of configurations of flat_gemm for a dtype (numbered as in common/dtype.h) on a device, the most of any for kAnyDevice;
+// -1 for what is unknown.
+FDPP_API int fdpp_flat_gemm_configs(int device, int64_t dtype) {
   try {
-    return known(dtype) ? flat_gemm_configs(static_cast<DType>(dtype)) : -1;
+    return known(dtype) ? flat_gemm_configs(device, static_cast<DType>(dtype)) : -1;
   } catch (const std::exception&) {
     return -1;
   }

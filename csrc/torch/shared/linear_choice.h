@@ -1,5 +1,5 @@
 // linear's choice of an implementation, in every library that has linear layers: the tables in force, per device, and the rule for
-// what they do not know. Python reaches it through the C functions of linear_choice.cpp (fdpp/_linear.py).
+// what they do not know. Python reaches it through the C functions of linear_choice.cpp (fdpp/linear_host.py).
 #pragma once
 
 #include <string>
@@ -10,7 +10,8 @@ namespace fdpp {
 
 // What a library provides. Devices have a number, 0 for the CPU, and the name that tables know them by.
 std::string linear_device(int device);
-int flat_gemm_configs(DType dtype);
+constexpr int kAnyDevice = -1;
+int flat_gemm_configs(int device, DType dtype);  // of any device: the most that one has
 // For shapes without a row.
 Choice linear_rule(int device, DType dtype, int64_t N, int64_t K, int64_t M);
 // The one for all M, where results must not depend on the rows around a row.

@@ -14,6 +14,8 @@ namespace {
 
 // A small device, whose prime number of multiprocessors divides nothing: short sequences are split, and work is shared.
 constexpr int kMultiprocessors = 13;
+constexpr int kSharedBytes = 227 * 1024;
+constexpr double kBandwidth = 1.9e11, kMultiplies = 1.2e12;  // 13 of the 108 multiprocessors of an A100
 
 std::atomic<uint64_t> seed{0};
 
@@ -24,7 +26,9 @@ class SimtBackend {
 
   int device() const { return static_cast<int>(kMachine); }
   int multiprocessors() const { return kMultiprocessors; }
-  LinearTiles tiles() const { return simt::linear_tiles(kMachine); }
+  double bandwidth() const { return kBandwidth; }
+  const LinearTiles& tiles() const { return simt::linear_tiles(kMachine); }
+  int flat_tiles() const { return tiles().fitting(kSharedBytes); }
   template <typename Params>
   int resident_blocks(const Params&) const {
     return 1;
@@ -64,13 +68,16 @@ std::string linear_device(int device) {
   return kNames[device];
 }
 
-int flat_gemm_configs(DType dtype) { return dtype == DType::f32 ? 0 : kFlatConfigs; }
+int flat_gemm_configs(int device, DType dtype) {
+  if (dtype == DType::f32) return 0;
+  const int tiles = device == kAnyDevice ? kFlatTiles : simt::linear_tiles(static_cast<simt::Machine>(device)).fitting(kSharedBytes);
+  return tiles * kNumSpreads;
+}
 
-// As on an A100.
-Choice linear_rule(int, DType dtype, int64_t, int64_t K, int64_t M) { return gpu_rule({1.56e12, 9.7e12}, dtype, K, M); }
+Choice linear_rule(int, DType dtype, int64_t, int64_t K, int64_t M) { return gpu_rule({kBandwidth, kMultiplies}, dtype, K, M); }
 
 Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
-  const LinearTiles tiles = simt::linear_tiles(static_cast<simt::Machine>(device));
+  const LinearTiles& tiles = simt::linear_tiles(static_cast<simt::Machine>(device));
   return gpu_batch_invariant_choice(tiles, kMultiprocessors, dtype, N, K);
 }
 
