@@ -148,6 +148,16 @@ def test_instructions(arch, kernels):
         )
 
 
+@pytest.mark.parametrize("arch", ["9.0a", "10.0", "12.0"], indirect=True)
+def test_every_kernel_waits_for_the_one_in_front(kernels):
+    """Launches may overlap from compute capability 9.0 on (csrc/cuda/device.h): a kernel without griddepcontrol.wait
+    would read what is not there yet. The first load of what others wrote comes after it; hints at weights may not."""
+    for kernel in kernels:
+        before, wait, _ = kernel.code.partition("ACQBULK")
+        assert wait, f"{kernel} does not wait"
+        assert not re.search(r"\b(LDG|LDGSTS|STG|ATOMG|RED)\.", before), f"{kernel} is early"
+
+
 @pytest.mark.parametrize("arch", AMD, indirect=True)
 def test_the_kernels_of_other_hardware_are_empty(arch, folder):
     """One library holds code for all; on a device only its own is called (csrc/hip/arch.h)."""

@@ -89,26 +89,29 @@ inline int64_t pick(Random& random, int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(random);
 }
 
-// Elements of one dtype on the heap, aligned to an element and no further.
+// Elements of one dtype on the heap, aligned to 8 bytes, which is any element, and no further, or to 16.
 class Buffer {
  public:
-  Buffer(DType dtype, int64_t count) : dtype_(dtype), count_(count), bytes_(new char[bytes() + kShift]) {
+  Buffer(DType dtype, int64_t count, size_t alignment = 8)
+      : dtype_(dtype), count_(count), shift_(alignment), bytes_(new char[bytes() + shift_]) {
     for (int64_t i = 0; i < count; ++i) set(i, kNan);
     // The allocator aligns to 16 bytes; a kernel must not rely on that.
-    ASAN_POISON_MEMORY_REGION(bytes_.get(), kShift);
+    ASAN_POISON_MEMORY_REGION(bytes_.get(), shift_);
   }
-  ~Buffer() { ASAN_UNPOISON_MEMORY_REGION(bytes_.get(), bytes() + kShift); }
-  Buffer(const Buffer& other) : Buffer(other.dtype_, other.count_) { std::memcpy(data(), other.data(), bytes()); }
+  ~Buffer() { ASAN_UNPOISON_MEMORY_REGION(bytes_.get(), bytes() + shift_); }
+  Buffer(const Buffer& other) : Buffer(other.dtype_, other.count_, other.shift_) {
+    std::memcpy(data(), other.data(), bytes());
+  }
   Buffer& operator=(const Buffer&) = delete;
 
-  static Buffer normal(DType dtype, int64_t count, Random& random, double scale = 1.0) {
-    Buffer buffer(dtype, count);
+  static Buffer normal(DType dtype, int64_t count, Random& random, double scale = 1.0, size_t alignment = 8) {
+    Buffer buffer(dtype, count, alignment);
     std::normal_distribution<double> normal;
     for (int64_t i = 0; i < count; ++i) buffer.set(i, scale * normal(random));
     return buffer;
   }
 
-  char* data() const { return bytes_.get() + kShift; }
+  char* data() const { return bytes_.get() + shift_; }
   char* at(int64_t i) const { return data() + i * size_of(dtype_); }
   int64_t count() const { return count_; }
 
@@ -136,8 +139,6 @@ class Buffer {
   }
 
  private:
-  static constexpr size_t kShift = 8;  // keeps the alignment of every dtype, and no vector's
-
   size_t bytes() const { return static_cast<size_t>(count_) * size_of(dtype_); }
   template <typename T>
   T read(int64_t i) const {
@@ -152,6 +153,7 @@ class Buffer {
 
   DType dtype_;
   int64_t count_;
+  size_t shift_;
   std::unique_ptr<char[]> bytes_;
 };
 

@@ -52,6 +52,22 @@ def test_attention_of_a_sequence_alone(backend, ops, seed):
         assert torch.equal(single.run(ops, backend.device)[0], together[b]), f"sequence {b} of {case}"
 
 
+@pytest.mark.parametrize("m", [1, 4, 11, 40])
+@pytest.mark.parametrize("name", ["gemv", "flat_gemm", "linear"])
+def test_linear_twice(backend, dtype, ops, name, m):
+    """Whoever comes first, also where blocks share the sums of a tile."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 1096, generator=generator).to(dtype).to(backend.device) for n in (m, 90))
+    host, index = backend.linear_host()
+    configs = range(host.flat_gemm_configs(str(dtype).removeprefix("torch."), index)) if name == "flat_gemm" else [None]
+    for config in configs:
+        options = {} if config is None else {"config": config}
+        first = getattr(ops, name)(x, weight, **options)
+        for order in range(3):
+            backend.set_seed(order)
+            assert torch.equal(getattr(ops, name)(x, weight, **options), first), options
+
+
 @pytest.mark.parametrize("name", ["gemv", "flat_gemm", "linear"])
 def test_linear_with_any_number_of_threads(backend, dtype, ops, name):
     generator = torch.Generator().manual_seed(0)
