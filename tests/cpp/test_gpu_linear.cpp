@@ -13,7 +13,7 @@ namespace {
 constexpr simt::Machine kMachines[] = {simt::Machine::nvidia, simt::Machine::cdna, simt::Machine::rdna};
 constexpr int kSharedBytes = 227 * 1024;
 constexpr int64_t kResident = 5;  // blocks at a time, which divides nothing
-constexpr LinearSize kSizes[] = {{1, 1, 1}, {1, 17, 64}, {2, 33, 63}, {3, 16, 200}, {5, 50, 328}, {9, 40, 8}, {17, 7, 0}, {33, 35, 136}};
+constexpr LinearSize kSizes[] = {{1, 1, 1}, {1, 17, 64}, {2, 33, 63}, {3, 16, 200}, {5, 50, 328}, {9, 40, 8}, {17, 7, 0}, {33, 35, 136}, {4, 300, 520}};
 
 // Rows that 16-byte accesses can have, and such that they cannot.
 struct Layout {

@@ -21,6 +21,7 @@ SMALL_SIZES = [
     (33, 1033),
     (100, 1),
     (150, 512),
+    (600, 264),  # more tiles than blocks run at a time: a block walks several
 ]  # where every thread is run by the host
 
 
