@@ -169,10 +169,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.quick:
         arguments.heads, arguments.batches, arguments.contexts = ["smollm2-135m"], [1], [128, 512]
         arguments.seconds = 0.05
-    for name, value in vars(DEFAULTS[arguments.device]).items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-    return arguments
+    return harness.fill(arguments, DEFAULTS[arguments.device])
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import re
@@ -14,6 +15,14 @@ from fdpp import info
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def fill(arguments: argparse.Namespace, defaults: object) -> argparse.Namespace:
+    """Give each argument that was not given the value that ``defaults`` has under its name."""
+    for name, value in vars(defaults).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
 
 
 def device_name(device: str = "cpu") -> str:

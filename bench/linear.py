@@ -238,10 +238,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.shapes, arguments.ms, arguments.seconds = [(576, 960)], [1, 4, 16, 96], 0.05
-    for name, value in vars(DEFAULTS[arguments.device]).items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-    return arguments
+    return harness.fill(arguments, DEFAULTS[arguments.device])
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def _tables() -> dict[str, object]:
 def _attempt(topic) -> dict[str, object]:
     try:
         return topic()
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         return {"error": str(error)}
 
 

@@ -91,13 +91,15 @@ def tune(
         the path of the table.
 
     Raises:
-        ValueError: a device that is not there, a shape that is not positive or whose weights exceed 8 GiB, or a table
-            that cannot be read.
+        ValueError: a device that is not there or does not take a dtype, a shape that is not positive or whose weights
+            exceed 8 GiB, or a table that cannot be read.
     """
-    path = path or dataflow.user_table()
+    path, dtypes = path or dataflow.user_table(), list(dtypes)
+    if not device.startswith("cpu") and "float32" in dtypes:
+        raise ValueError("dtype float32: expected bfloat16 or float16, which is what the kernels of a GPU take")
     host, index = dataflow.host_of(device)
     name = host.device_name(index)
-    shapes, dtypes, rows = sorted(set(shapes)), list(dtypes), sorted(set(rows))
+    shapes, rows = sorted(set(shapes)), sorted(set(rows))
     for N, K in shapes:
         if N < 1 or K < 1 or N * K * 4 > MAX_WEIGHT_BYTES:
             raise ValueError(f"shape N={N}, K={K}: expected positive sizes and at most 8 GiB of weights")

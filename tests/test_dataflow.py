@@ -198,6 +198,11 @@ def test_tuning_writes_a_table_that_decides_and_resumes(user_table):
     assert seen[-1][0] == seen[-1][1] == 2
 
 
+def test_tuning_refuses_what_a_gpu_does_not_take(user_table):
+    with pytest.raises(ValueError, match="float32: expected bfloat16 or float16"):
+        tuning.tune([(64, 64)], device="cuda", dtypes=["float16", "float32"])
+
+
 def test_tuning_refuses_absurd_shapes(user_table):
     with pytest.raises(ValueError, match="8 GiB"):
         tuning.tune([(1 << 20, 1 << 20)])
