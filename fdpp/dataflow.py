@@ -189,8 +189,9 @@ def set_batch_invariant(on: bool) -> None:
     """Whether ``linear`` gives a row the same bits whatever rows stand around it, in this process and from now on.
 
     It then takes one implementation and one split for every M, and no table: flat GEMM on GPUs (also beyond 64 rows),
-    GEMV on CPUs. ``FDPP_BATCH_INVARIANT=1`` in the environment does the same from the start. ``decode_attention`` with
-    a given ``num_splits`` is batch-invariant anyway.
+    GEMV on CPUs (prompts, which have many rows, are slow that way). ``decode_attention`` is batch-invariant with a
+    given ``num_splits``; the engine gives one when this is on, so that a sequence decodes to the same bits alone and in
+    any batch. ``FDPP_BATCH_INVARIANT=1`` in the environment does the same from the start.
     """
     global _batch_invariant
     _batch_invariant = bool(on)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdpp import ops
+from fdpp import dataflow, ops
 from fdpp.engine import rope
 from fdpp.engine.config import DecoderConfig
 from fdpp.engine.kv_cache import KVCache
@@ -16,6 +16,7 @@ from fdpp.engine.weights import DecoderWeights
 
 PREFILL_CHUNK = 1024  # tokens; bounds the memory of activations and masks
 _MAX_DECODE_QUERIES = 16  # what decode_attention takes at once
+_INVARIANT_SPLITS = 8  # of the keys, where results must not depend on the batch
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From q ``[B, S, Hq, D]``, the layer's keys and values in the cache, and its window, to ``[B, S, Hq, D]``."""
@@ -63,9 +64,17 @@ class Decoder:
 
         def attention(q: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
             return ops.decode_attention(
-                q, keys, values, cache_seqlens, cache.block_table, window=window, rereference_count=self.rereferences
+                q,
+                keys,
+                values,
+                cache_seqlens,
+                cache.block_table,
+                window=window,
+                num_splits=num_splits,
+                rereference_count=self.rereferences,
             )
 
+        num_splits = _num_splits()
         hidden = self._forward(tokens[:, None], positions, cache, attention)
         return ops.linear(hidden[:, 0], self.weights.lm_head)
 
@@ -112,7 +121,7 @@ class Decoder:
         if stop - start <= _MAX_DECODE_QUERIES:
             lengths = torch.tensor([stop], dtype=torch.int32, device=device)
             return lambda q, keys, values, window: ops.decode_attention(
-                q, keys, values, lengths, cache.block_table, window=window
+                q, keys, values, lengths, cache.block_table, window=window, num_splits=_num_splits()
             )
         firsts = {window: max(0, start - window) if window >= 0 else 0 for window in set(self.config.windows)}
         masks = {window: _mask(window, first, start, stop, device) for window, first in firsts.items()}
@@ -126,6 +135,11 @@ class Decoder:
             return out.transpose(1, 2).contiguous()
 
         return attention
+
+
+def _num_splits() -> int:
+    """For ``decode_attention``: its own plan, which depends on the batch, or a fixed number."""
+    return _INVARIANT_SPLITS if dataflow.is_batch_invariant() else 0
 
 
 def _mask(window: int, first: int, start: int, stop: int, device: torch.device) -> Tensor | None:

@@ -62,6 +62,7 @@ def _simt(machine: str) -> Backend:
     @functools.cache
     def simt_ops() -> SimpleNamespace:
         native.load_backend("simt")
+        dataflow.install()  # a library that comes late has not been told of tables and options
         namespace = getattr(torch.ops, f"fdpp_simt_{machine}")
         for name, fake in ops.FAKES.items():
             torch.library.register_fake(f"{namespace.name}::{name}", fake)

@@ -1,0 +1,36 @@
+"""A sequence decodes to the same bits alone and in a batch, once that is asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fdpp import dataflow
+from fdpp.engine import decoder
+from fdpp.engine.llm import LLM
+from tests.engine.helpers import forced_logits
+from tests.engine.models import VOCAB
+from tests.ops.backends import BACKENDS
+
+PREFILL = (20, 1, 17, 3, 9)
+
+
+@pytest.fixture
+def batch_invariant():
+    dataflow.set_batch_invariant(True)
+    yield
+    dataflow.set_batch_invariant(False)
+
+
+@pytest.mark.parametrize("page", [None, 8])
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_alone_and_in_a_batch(checkpoints, monkeypatch, batch_invariant, backend, page):
+    if backend.namespace != "fdpp":
+        monkeypatch.setattr(decoder, "ops", backend.ops())
+    llm = LLM(checkpoints("llama")[0], device=backend.device, dtype="bfloat16")
+    generator = torch.Generator().manual_seed(1)
+    sequences = [torch.randint(3, VOCAB, (count + 3,), generator=generator).tolist() for count in PREFILL]
+    together = forced_logits(llm, sequences, PREFILL, page)
+    for ids, count, logits in zip(sequences, PREFILL, together, strict=True):
+        (alone,) = forced_logits(llm, [ids], [count], page)
+        assert torch.equal(alone, logits)
