@@ -1,6 +1,8 @@
 // RMSNorm, SiLU times up, rotary embedding with cache append: the element-wise kernels of one instruction set.
 #pragma once
 
+#include <type_traits>
+
 #include "common/params.h"
 #include "cpu/cache.h"
 #include "cpu/math.h"
@@ -69,6 +71,25 @@ struct FusedKernels {
     }
   }
 
+  // The first and the second of n pairs, and zeros. Copies and loops of known length become vector instructions, and halves of
+  // words the shifts that they are.
+  FDPP_INLINE static void split_pairs(T (&first)[V::width], T (&second)[V::width], const T* pairs, int n) {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of a pair is the lower half of a word");
+    using Half = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+    using Pair = std::conditional_t<sizeof(T) == 2, uint32_t, uint64_t>;
+    Pair words[V::width] = {};
+    if (n == V::width) {
+      __builtin_memcpy(words, pairs, sizeof words);
+    } else {
+      __builtin_memcpy(words, pairs, n * sizeof(Pair));
+    }
+    Half halves[2][V::width];
+    for (int k = 0; k < V::width; ++k) halves[0][k] = static_cast<Half>(words[k]);
+    for (int k = 0; k < V::width; ++k) halves[1][k] = static_cast<Half>(words[k] >> 8 * sizeof(Half));
+    __builtin_memcpy(first, halves[0], sizeof first);
+    __builtin_memcpy(second, halves[1], sizeof second);
+  }
+
   static void finish_linear(const FinishParams& params, int64_t begin, int64_t end) {
     if (params.linear.out_dtype == DType::f32) return finish<float>(params, begin, end);
     finish<T>(params, begin, end);
@@ -87,11 +108,8 @@ struct FusedKernels {
         const int n = lanes(columns - i);
         F y;
         if (p.gated) {
-          T gate[V::width] = {}, up[V::width] = {};
-          for (int k = 0; k < n; ++k) {
-            gate[k] = product[2 * (i + k)];
-            up[k] = product[2 * (i + k) + 1];
-          }
+          T gate[V::width], up[V::width];
+          split_pairs(gate, up, product + 2 * i, n);
           y = V::mul(silu<V>(V::load(gate)), V::load(up));
         } else {
           y = load(product + i, n);
