@@ -1,5 +1,5 @@
-// rms_norm, add_rms_norm, silu_mul and rope_append of every instruction set on ragged sizes, in buffers of exactly the size
-// of the tensors.
+// rms_norm, add_rms_norm, silu_mul, rope_append and what follows a product, of every instruction set on ragged sizes, in buffers
+// of exactly the size of the tensors.
 #include "check.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
@@ -181,6 +181,35 @@ TEST(silu_mul) {
         const double gate = gate_up[at], expected = gate / (1.0 + std::exp(-gate)) * gate_up[at + width];
         const double relative = roundoff(dtype) + 16 * kFloatRoundoff;
         CHECK_CLOSE(out[i], expected, relative * std::fabs(expected) + underflow(dtype), what);
+      }
+    }
+  });
+}
+
+TEST(finish_linear) {
+  for_every_kernel_and_dtype([](const cpu::Kernels& kernels, DType dtype, const std::string& what) {
+    for (const int64_t columns : kWidths) {
+      for (const bool gated : {false, true}) {
+        Random random(static_cast<uint64_t>(columns));
+        const int64_t rows = 5, stride = columns + 3, width = gated ? 2 * columns : columns;
+        const Buffer product = Buffer::normal(dtype, rows * width, random, 5.0);
+        const Buffer residual = Buffer::normal(DType::f32, (rows - 1) * stride + columns, random);
+        const Buffer out(DType::f32, rows * columns);
+        FinishParams p{};
+        p.linear.dtype = dtype, p.linear.out_dtype = DType::f32;
+        p.linear.M = rows, p.linear.N = width, p.linear.gated = gated;
+        p.linear.residual = residual.data(), p.linear.residual_stride = stride;
+        p.linear.out = out.data();
+        p.product = product.data();
+        cpu::finish_linear(kernels, p, threads(2));
+        for (int64_t i = 0; i < rows * columns; ++i) {
+          const int64_t row = i / columns, column = i % columns;
+          const double first = product[row * width + (gated ? 2 : 1) * column];
+          const double y = gated ? first / (1.0 + std::exp(-first)) * product[row * width + 2 * column + 1] : first;
+          const double expected = y + residual[row * stride + column];
+          const double tolerance = 16 * kFloatRoundoff * std::fabs(y) + 2 * kFloatRoundoff * std::fabs(expected) + 0x1p-126;
+          CHECK_CLOSE(out[i], expected, tolerance, what + (gated ? " gated" : ""));
+        }
       }
     }
   });
