@@ -44,7 +44,11 @@ build() {
 tests() {
   "$PYTHON" -c 'import pytest' || fail "the tests need pytest"
   local folders=(tests/ops)
-  if has_models; then folders+=(tests/engine/test_gpu_kernels.py); else echo "the tests of models are left out"; fi
+  if has_models; then
+    folders+=(tests/engine/test_gpu_kernels.py tests/engine/test_batch_invariance.py)
+  else
+    echo "the tests of models are left out"
+  fi
   "$PYTHON" -m pytest "${folders[@]}" -q -k cuda
 }
 

@@ -68,8 +68,9 @@ Choice cpu_rule(DType dtype, int64_t M);
 //
 // A to B, the paper's M1: the GEMV multiplies on the vector units. For each weight it spends M multiplications, M / 2 conversions of
 // x, which two rows of weights share, one conversion of the weight, and some for loads and addresses: 1.6 (M + 1) instructions, as
-// counted in machine code (3.2 at M = 1, 8.1 at M = 4). It serves as long as they would take half the time of the read of the
-// weight, at most: loads and arithmetic do not overlap perfectly. That gives the A100 M1 = 2; the paper measured 2 to 3.
+// counted in machine code (3.0 at M = 1, 8.1 at M = 4). It serves as long as they would take half the time of the read of the
+// weight, at most: loads and arithmetic do not overlap perfectly. That gives the A100 M1 = 2, or 3 with its slower memory of 40 GB;
+// the paper measured 2 to 3.
 //
 // B to C, M2: beside the K elements of each row of a tile of BN rows the flat GEMM moves M K / BN of x, from the L2, which is about
 // twice as fast as the memory: up to M = BN that hides behind the weights. Beyond, the vendor's larger tiles read x less often.

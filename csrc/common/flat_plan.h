@@ -56,8 +56,8 @@ inline int64_t flat_blocks(const FlatWork& work, int spread, int64_t resident_bl
 // What the plan knows of a machine.
 struct FlatMachine {
   int multiprocessors;
-  double bandwidth;           // bytes per second; 0: unknown
-  int resident[kFlatTiles];   // blocks of each tile that run on a multiprocessor at a time; 0: the tile does not fit
+  double bandwidth;          // bytes per second; 0: unknown
+  int resident[kFlatTiles];  // blocks of each tile that run on a multiprocessor at a time; 0: the tile does not fit
 
   // Where it is unknown: that of current data-centre parts.
   double bandwidth_of_one() const { return bandwidth > 0.0 ? bandwidth / multiprocessors : 3e10; }
