@@ -1,5 +1,6 @@
 // Split-KV decode attention with the guarded unified maximum (softmax_state.h), for every GPU: FlashDecoding++ (arXiv
-// 2311.01282), section 3. P is an architecture (arch.h), T the dtype of the tensors, D the head_dim.
+// 2311.01282), section 3. P is an architecture (arch.h), T the dtype of the tensors, D the head_dim, kVariant one of
+// its tiles (attention_tiles.h).
 //
 // A block has 16 rows and one split of the keys (attention_block.h). Its warps walk tiles of 16 keys in turn, each through
 // shared memory of its own (key_stream.h), and meet only at the end. The last block to finish a unit merges its splits.
@@ -16,9 +17,9 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int D>
+template <typename P, typename T, int D, int kVariant>
 class DecodeAttention {
-  static constexpr AttentionTiles kTiles = P::attention_tiles(D);
+  static constexpr AttentionTiles kTiles = P::attention_tiles(D, kVariant);
   static constexpr int kWarps = kTiles.warps, kStages = kTiles.stages;
   using Fragment = typename P::template Fragments<T>;
   using Stream = KeyStream<P, T, D, kStages, kTiles.copies>;

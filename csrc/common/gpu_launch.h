@@ -1,6 +1,7 @@
 // What a binding calls: the launchers of a GPU library (csrc/cuda or csrc/hip). They say what went wrong, or null.
 #pragma once
 
+#include "common/attention_tiles.h"
 #include "common/dataflow.h"
 #include "common/linear_tiles.h"
 #include "common/params.h"
@@ -35,6 +36,7 @@ Kernel kernel_of(const NormParams& params, int warp_size);
 Kernel kernel_of(const SiluMulParams& params, int warp_size);
 Kernel kernel_of(const RopeParams& params, int warp_size);
 const LinearTiles& linear_tiles(int warp_size);
+AttentionTiles attention_tiles(int warp_size, int head_dim, int tile);
 
 // What follows is about the current device, whose index is given.
 

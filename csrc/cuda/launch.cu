@@ -2,6 +2,7 @@
 #include "cuda/arch.h"
 #include "cuda/device.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -110,6 +111,28 @@ Arrivals allocate(int64_t count) {
   return {wrong, static_cast<int32_t*>(memory)};
 }
 
+// Counters are cut from large pieces, so that few captures meet an allocation.
+class Slab {
+ public:
+  Arrivals take(int64_t count) {
+    if (left_ < count) {
+      const int64_t size = std::max<int64_t>(count, 1 << 20);
+      const Arrivals piece = allocate(size);
+      if (piece.problem != nullptr) return piece;
+      next_ = piece.counters;
+      left_ = size;
+    }
+    int32_t* const taken = next_;
+    next_ += count;
+    left_ -= count;
+    return {nullptr, taken};
+  }
+
+ private:
+  int32_t* next_ = nullptr;
+  int64_t left_ = 0;
+};
+
 }  // namespace
 
 Device device(int index) {
@@ -141,19 +164,22 @@ const char* launch(const Kernel& kernel, const void* params, void* stream, int d
 }
 
 // Launches of one stream run one after the other, and so do the replays of a graph: a stream, and in a capture each stream of it,
-// has counters of its own.
+// has counters of its own. A capturing stream does not tell its id, but its handle stays the same until the capture ends.
 Arrivals arrivals(int64_t count, void* stream, int device) {
   constexpr int64_t kLeast = 4096;
   cudaStreamCaptureStatus status;
-  unsigned long long capture = 0, id = 0;
+  unsigned long long capture = 0, id = reinterpret_cast<unsigned long long>(stream);
   const char* wrong = problem(cudaStreamGetCaptureInfo(static_cast<cudaStream_t>(stream), &status, &capture));
-  if (wrong == nullptr) wrong = problem(stream_id(static_cast<cudaStream_t>(stream), &id));
+  if (wrong == nullptr && status != cudaStreamCaptureStatusActive) {
+    capture = 0;
+    wrong = problem(stream_id(static_cast<cudaStream_t>(stream), &id));
+  }
   if (wrong != nullptr) return {wrong, nullptr};
-  if (status != cudaStreamCaptureStatusActive) capture = 0;
   int64_t size = kLeast;
   while (size < count) size *= 2;
   static Memory<std::tuple<int, unsigned long long, unsigned long long, int64_t>, Arrivals> counters;
-  return counters.get({device, id, capture, size}, [&] { return allocate(size); });
+  static std::map<int, Slab> slabs;  // of each device; the memory's lock protects them
+  return counters.get({device, id, capture, size}, [&] { return slabs[device].take(size); });
 }
 
 }  // namespace fdpp::gpu

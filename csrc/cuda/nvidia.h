@@ -21,7 +21,7 @@ struct Nvidia {
 
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
-  static constexpr AttentionTiles attention_tiles(int head_dim) { return async_tiles(head_dim); }
+  static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return async_tiles(head_dim, tile); }
   static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
   static constexpr GemvTile kGemvTile{8, 2, 4};
 
