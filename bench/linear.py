@@ -9,7 +9,7 @@
 Shapes are written KxN, as in the paper. Time per call is the median over interleaved rounds with cold caches, on a GPU
 of calls in a CUDA graph. B is the best configuration of flat_gemm, fdpp what the dataflow table or its rule takes;
 regret is how much longer that takes than the best of all. GB/s counts the weight, the input and the output once each;
-shares are those of the bandwidth measured in the same run: reads on a CPU, a copy on a GPU.
+shares are those of the read bandwidth measured in the same run.
 """
 
 from __future__ import annotations

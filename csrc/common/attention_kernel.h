@@ -34,7 +34,7 @@ class DecodeAttention {
   static constexpr int kBlocks = kTiles.blocks;
   static constexpr int kSharedBytes = kQueryBytes + kWarps * Stream::kBytes;
   static_assert(kSharedBytes <= kTiles.shared_limit);
-  using Merge = AttentionMerge<P, T, D, kThreads>;
+  using Merge = AttentionMerge<P, T, D, kThreads, kTiles.states>;
 
   static int64_t blocks(const AttentionParams& p) { return attention_units(p) * p.num_splits; }
 

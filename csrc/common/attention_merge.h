@@ -8,13 +8,13 @@
 #include <math.h>
 
 #include "common/attention_block.h"
-#include "common/attention_tiles.h"
 #include "common/chunks.h"
 #include "common/softmax_state.h"
 
 namespace fdpp {
 
-template <typename P, typename T, int D, int kThreads>
+// kLoads: AttentionTiles::states.
+template <typename P, typename T, int D, int kThreads, int kLoads>
 class AttentionMerge {
   static constexpr int kStagedFloats = kRowTile * (kMaxSplits + 8);  // l, or r, of all splits: see load_sums()
 
@@ -73,7 +73,6 @@ class AttentionMerge {
  private:
   static constexpr int kVector = 4;  // floats of 16 bytes
   static constexpr int kVectors = D / kVector;
-  static constexpr int kLoads = P::attention_tiles(D).states;
   static constexpr int kSumVectors = 2 * kRowTile / kVector;  // l and r of a state
   static constexpr int kStaged = 2;                      // of those, on their way to one thread together
   static constexpr int kTeam = kThreads / kRowTile;           // lanes that share a row

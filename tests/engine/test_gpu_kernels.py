@@ -33,9 +33,19 @@ def load(request, monkeypatch):
 def test_the_tokens_of_the_cpu(checkpoints, load, dtype, page_size):
     path, _ = checkpoints("llama")
     options = {"dtype": dtype, "page_size": page_size}
-    theirs = LLM(path, **options).generate(PROMPTS, max_new_tokens=6, ignore_eos=True)
+    cpu = LLM(path, **options)
+    theirs = cpu.generate(PROMPTS, max_new_tokens=6, ignore_eos=True)
     ours = load(path, **options).generate(PROMPTS, max_new_tokens=6, ignore_eos=True)
-    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+    for prompt, mine, expected in zip(PROMPTS, ours, theirs, strict=True):
+        pairs = zip(mine.token_ids, expected.token_ids, strict=True)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if first is None:
+            continue
+        # Where two tokens are as likely, rounding decides. A GPU's library rounds otherwise than the CPU's.
+        ids = [*prompt, *expected.token_ids[:first]]
+        (logits,) = forced_logits(cpu, [ids], (len(ids),), page=page_size)
+        gap = logits[-1, expected.token_ids[first]] - logits[-1, mine.token_ids[first]]
+        assert gap < NEAR[dtype] * logits[-1].abs().max(), f"token {first} of {prompt}"
 
 
 @pytest.mark.parametrize("dtype", NEAR)

@@ -1,0 +1,175 @@
+"""The decode step of a GPU, whole: fdpp eager and captured in a graph, beside transformers, on random weights.
+
+    python bench/step.py                                  # Llama 2 7B, Llama 3 8B, Llama 3.2 1B
+    python bench/step.py --models llama-2-7b --batches 1 --contexts 1024
+
+A step appends one token to each sequence, whose cache holds `context` tokens, and takes the likeliest next one. Speed
+does not depend on what weights and cache hold, so both are random and nothing is downloaded. `bound` is the time that
+reading the weights and the cache once takes at the bandwidth measured in the same run; share is bound over captured.
+transformers runs as its users find it: its own eager model with torch's attention and a dynamic cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import torch
+from fdpp.engine.graph import GraphCapture
+
+from fdpp import timing
+from fdpp.engine import kv_cache
+from fdpp.engine.config import DecoderConfig, RopeConfig
+from fdpp.engine.decoder import Decoder
+from fdpp.engine.weights import DecoderWeights, LayerWeights
+
+MODELS = {  # vocabulary, hidden, intermediate, layers, query heads, KV heads
+    "llama-2-7b": (32000, 4096, 11008, 32, 32, 32),
+    "llama-3-8b": (128256, 4096, 14336, 32, 32, 8),
+    "llama-3.2-1b": (128256, 2048, 8192, 16, 32, 8),
+}
+COLUMNS = {
+    "model": "s", "batch": "d", "context": "d", "bound ms": ".2f", "captured ms": ".2f", "share": ".0%",
+    "tokens/s": ".0f", "eager ms": ".2f", "transformers ms": ".2f", "x transformers": ".2f",
+}  # fmt: skip
+
+
+def decoder(name: str, dtype: torch.dtype, device: str) -> Decoder:
+    """A decoder of the model's shape with random weights."""
+    vocabulary, hidden, inner, layers, heads, kv_heads = MODELS[name]
+    head_dim = hidden // heads
+    config = DecoderConfig(
+        vocabulary, hidden, inner, layers, heads, kv_heads, head_dim, 1e-5, 1 << 17, RopeConfig(), (-1,) * layers,
+        False, False, False, False, False,
+    )  # fmt: skip
+
+    def weight(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, dtype=dtype, device=device).mul_(columns**-0.5)
+
+    ones = torch.ones(hidden, dtype=dtype, device=device)
+    stack = [
+        LayerWeights(
+            input_norm=ones, qkv=weight((heads + 2 * kv_heads) * head_dim, hidden), qkv_bias=None, q_norm=None,
+            k_norm=None, o=weight(hidden, heads * head_dim), o_bias=None, post_norm=ones,
+            gate_up=weight(2 * inner, hidden), gate_up_bias=None, down=weight(hidden, inner), down_bias=None,
+        )
+        for _ in range(layers)
+    ]  # fmt: skip
+    return Decoder(config, DecoderWeights(weight(vocabulary, hidden), stack, ones, weight(vocabulary, hidden), None))
+
+
+def seconds(step: Callable[[], object], count: int) -> float:
+    """Of one step: the median over three rounds of ``count`` steps, the host's time included."""
+    rounds = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        torch.cuda.synchronize()
+        rounds.append((time.perf_counter() - start) / count)
+    return statistics.median(rounds)
+
+
+@torch.inference_mode()
+def measure_fdpp(model: Decoder, batch: int, context: int, steps: int) -> dict[str, float]:
+    """Seconds of a step, and the bytes that it reads."""
+    device, dtype = model.weights.embedding.device, model.weights.embedding.dtype
+    length = context + 8 * steps
+    cache = kv_cache.allocate(model.config, [length] * batch, dtype, device)
+    for tensor in (*cache.keys, *cache.values):
+        tensor.normal_()
+    model.reserve(length)
+    tokens = torch.zeros(batch, dtype=torch.int64, device=device)
+    seqlens = torch.full((batch,), context, dtype=torch.int32, device=device)
+    positions = seqlens[:, None] - 1
+
+    def step() -> torch.Tensor:
+        positions.add_(1)
+        seqlens.add_(1)
+        return tokens.copy_(model.step(tokens, positions, seqlens, cache).argmax(-1))
+
+    step()
+    eager = seconds(lambda: step().tolist(), steps)  # as a loop without a graph has to: it looks at each token
+    captured = seconds(GraphCapture(device)(step), steps)
+    cached = 2 * batch * context * model.config.num_kv_heads * model.config.head_dim * dtype.itemsize
+    num_bytes = sum(t.nbytes for t in model.weights.tensors()) + model.config.num_layers * cached
+    return {"eager": eager, "captured": captured, "bytes": num_bytes}
+
+
+@torch.inference_mode()
+def measure_transformers(name: str, dtype: torch.dtype, device: str, cases: list[tuple[int, int]]) -> list[float]:
+    """Seconds of a step for each (batch, context)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    vocabulary, hidden, inner, layers, heads, kv_heads = MODELS[name]
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=1 << 17, dtype=dtype,
+    )  # fmt: skip
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(dtype).eval()
+    result = []
+    for batch, context in cases:
+        prompt = torch.randint(vocabulary, (batch, context), device=device)
+        state = model(prompt, use_cache=True, logits_to_keep=1)
+
+        def step(state: dict = {"last": state}) -> None:  # noqa: B006  (what goes from step to step)
+            last = state["last"]
+            token = last.logits[:, -1:].argmax(-1)
+            token.tolist()
+            state["last"] = model(token, past_key_values=last.past_key_values, use_cache=True)
+
+        step()
+        result.append(seconds(step, 8))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    integers = lambda text: [int(value) for value in text.split(",")]  # noqa: E731
+    parser.add_argument("--device", default="cuda", help="a GPU of torch's")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
+    parser.add_argument("--batches", type=integers, default=[1, 8, 32])
+    parser.add_argument("--contexts", type=integers, default=[1024, 8192])
+    parser.add_argument("--steps", type=int, default=24, help="of a round")
+    parser.add_argument("--max-gib", type=float, default=80.0, help="skip larger caches")
+    parser.add_argument("--no-transformers", action="store_true")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="directory of the results")
+    arguments = parser.parse_args()
+    dtype, device = harness.DTYPES[arguments.dtype], arguments.device
+    bandwidth, rows = timing.memory_bandwidth(device), []
+    for name in arguments.models:
+        _, hidden, _, layers, heads, kv_heads = MODELS[name]
+        token_bytes = 2 * layers * kv_heads * hidden // heads * dtype.itemsize
+        cases = [
+            (batch, context)
+            for context in arguments.contexts
+            for batch in arguments.batches
+            if batch * context * token_bytes <= arguments.max_gib * 2**30
+        ]
+        model = decoder(name, dtype, device)
+        ours = [measure_fdpp(model, *case, arguments.steps) for case in cases]
+        del model
+        theirs = [None] * len(cases)
+        if not arguments.no_transformers:
+            theirs = measure_transformers(name, dtype, device, cases)
+        for (batch, context), time_of, other in zip(cases, ours, theirs, strict=True):
+            bound = time_of["bytes"] / bandwidth
+            rows.append({
+                "model": name, "dtype": arguments.dtype, "batch": batch, "context": context, "bound ms": bound * 1e3,
+                "captured ms": time_of["captured"] * 1e3, "eager ms": time_of["eager"] * 1e3,
+                "share": bound / time_of["captured"], "tokens/s": batch / time_of["captured"],
+                "transformers ms": other and other * 1e3, "x transformers": other and other / time_of["captured"],
+            })  # fmt: skip
+    harness.print_table(rows, COLUMNS)
+    harness.write_json(arguments.out / f"step_{harness.slug(device)}.json", device, bandwidth=bandwidth, rows=rows)
+
+
+if __name__ == "__main__":
+    main()
