@@ -3,7 +3,6 @@
 #include "hip/arch.h"
 #include "hip/device.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -114,27 +113,6 @@ Arrivals allocate(int64_t count) {
   return {wrong, static_cast<int32_t*>(memory)};
 }
 
-// Counters that are nobody's yet, cut from large pieces so that few captures meet an allocation.
-Arrivals fresh_counters(int device, int64_t count) {
-  struct Piece {
-    int32_t* next = nullptr;
-    int64_t left = 0;
-  };
-  static std::mutex mutex;
-  static std::map<int, Piece> pieces;
-  const std::lock_guard lock(mutex);
-  Piece& piece = pieces[device];
-  if (piece.left < count) {
-    const int64_t size = std::max<int64_t>(count, 1 << 20);
-    const Arrivals larger = allocate(size);
-    if (larger.problem != nullptr) return larger;
-    piece = {larger.counters, size};
-  }
-  int32_t* const taken = piece.next;
-  piece = {taken + count, piece.left - count};
-  return {nullptr, taken};
-}
-
 // Counters of captures. Those of a graph are its own until it and its instances are gone; then another capture may have them.
 class GraphCounters {
  public:
@@ -144,7 +122,7 @@ class GraphCounters {
   Arrivals get(const Key& key, hipGraph_t graph) {
     if (int32_t* counters = find(key)) return {nullptr, counters};
     int32_t* spare = take_spare(kind(key));
-    Arrivals arrivals = spare != nullptr ? Arrivals{nullptr, spare} : fresh_counters(std::get<0>(key), std::get<3>(key));
+    Arrivals arrivals = spare != nullptr ? Arrivals{nullptr, spare} : allocate(std::get<3>(key));
     if (arrivals.problem != nullptr) return arrivals;
     arrivals.problem = problem(when_gone(graph, give_back, new Loan{this, key, arrivals.counters}));
     const std::lock_guard lock(mutex_);
@@ -233,7 +211,7 @@ Arrivals arrivals(int64_t count, void* stream, int device) {
   static GraphCounters& captured = *new GraphCounters;  // never destroyed: graphs may outlive what is static
   if (graph != nullptr) return captured.get({device, id, capture, size}, graph);
   static Memory<std::tuple<int, unsigned long long, int64_t>, Arrivals> counters;
-  return counters.get({device, id, size}, [&] { return fresh_counters(device, size); });
+  return counters.get({device, id, size}, [&] { return allocate(size); });
 }
 
 }  // namespace fdpp::gpu
