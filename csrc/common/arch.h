@@ -25,10 +25,11 @@
 //   Bytes16 P::stream_load(const void*)       likewise, of what nobody writes and nobody reads twice
 //   void  P::prefetch(const void*)            global memory that will be read; a hint, and what it finds may still be written
 //   float P::coherent_load(const float*)      global memory that other blocks wrote before they arrived
+//   Bytes16 P::coherent_load16(const void*)   likewise, 16 bytes, aligned
 //   void  P::publish()                        all threads, before the barrier() in front of arrive(): this thread's global writes
 //                                             can be seen by other blocks from there on
 //   bool  P::arrive(int* counter, int count)  one thread of each of `count` blocks: whether it is the last, which can read what
-//                                             the others published (coherent_load) and finds the counter at 0 again
+//                                             the others published (coherent loads) and finds the counter at 0 again
 //   void  P::add(int64_t* global, int64_t)    atomic
 // Arithmetic
 //   float P::exp2(float)                      2^x within a few units in the last place; 0 for -infinity

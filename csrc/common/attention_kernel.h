@@ -1,5 +1,6 @@
 // Split-KV decode attention with the guarded unified maximum (softmax_state.h), for every GPU: FlashDecoding++ (arXiv
-// 2311.01282), section 3. P is an architecture (arch.h), T the dtype of the tensors, D the head_dim.
+// 2311.01282), section 3. P is an architecture (arch.h), T the dtype of the tensors, D the head_dim, kVariant one of
+// its tiles (attention_tiles.h).
 //
 // A block has 16 rows and one split of the keys (attention_block.h). Its warps walk tiles of 16 keys in turn, each through
 // shared memory of its own (key_stream.h), and meet only at the end. The last block to finish a unit merges its splits.
@@ -16,9 +17,9 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int D>
+template <typename P, typename T, int D, int kVariant>
 class DecodeAttention {
-  static constexpr AttentionTiles kTiles = P::attention_tiles(D);
+  static constexpr AttentionTiles kTiles = P::attention_tiles(D, kVariant);
   static constexpr int kWarps = kTiles.warps, kStages = kTiles.stages;
   using Fragment = typename P::template Fragments<T>;
   using Stream = KeyStream<P, T, D, kStages, kTiles.copies>;
@@ -26,7 +27,6 @@ class DecodeAttention {
   static constexpr int kStep = kWarps * Stream::kTile;
   static constexpr int kStride = Stream::kStride;
   static constexpr int kQueryBytes = kRowTile * kStride * static_cast<int>(sizeof(T));
-  static constexpr int kStateBytes = static_cast<int>(attention_state_floats(D) * sizeof(float));
 
  public:
   using Policy = P;
@@ -34,6 +34,7 @@ class DecodeAttention {
   static constexpr int kBlocks = kTiles.blocks;
   static constexpr int kSharedBytes = kQueryBytes + kWarps * Stream::kBytes;
   static_assert(kSharedBytes <= kTiles.shared_limit);
+  using Merge = AttentionMerge<P, T, D, kThreads>;
 
   static int64_t blocks(const AttentionParams& p) { return attention_units(p) * p.num_splits; }
 
@@ -66,7 +67,7 @@ class DecodeAttention {
       stage = (stage + 1) % kStages;
     }
     const bool out_of_range = P::any(stream.out_of_range()) || block.out_of_range;
-    store_state(softmax, reinterpret_cast<float*>(own), out_of_range ? NAN : 0.0f);
+    store_state(softmax, block.num_rows, reinterpret_cast<float*>(own), out_of_range ? NAN : 0.0f);
     P::barrier();
     merge(p, block, memory);
   }
@@ -97,51 +98,51 @@ class DecodeAttention {
     for (int f = 0; f < D / kFragment; ++f) Fragment::multiply_values(softmax.o[f], probabilities, v + f * kFragment, kStride);
   }
 
-  // `poison` is NaN where the inputs name what does not exist: a kernel can raise no error.
-  FDPP_INLINE static void store_state(const Softmax& softmax, float* state, float poison) {
+  // The rows that exist. `poison` is NaN where the inputs name what does not exist: a kernel can raise no error.
+  FDPP_INLINE static void store_state(const Softmax& softmax, int num_rows, float* state, float poison) {
     const int lane = P::thread_index() % P::kWarpSize;
+    float* const sums = state + Merge::kSumsBegin;
     float l[Fragment::kSlots];
     FDPP_UNROLL
     for (int s = 0; s < Fragment::kSlots; ++s) {
       const int row = Fragment::row(lane, s);
       l[s] = softmax.l(s);
-      if (Fragment::leads_row(lane)) {
-        P::shared_store(state + kRowTile * D + row, l[s] + poison);
-        P::shared_store(state + kRowTile * (D + 1) + row, softmax.r(s));
+      if (Fragment::leads_row(lane) && row < num_rows) {
+        P::shared_store(sums + row, l[s] + poison);
+        P::shared_store(sums + kRowTile + row, softmax.r(s));
       }
     }
     FDPP_UNROLL
     for (int f = 0; f < D / kFragment; ++f) {
       FDPP_UNROLL
       for (int i = 0; i < Fragment::kValues; ++i) {
-        const int s = Fragment::slot(i);
+        const int s = Fragment::slot(i), row = Fragment::row(lane, s);
+        if (row >= num_rows) continue;
         // Without a key o is 0 whatever the values of masked keys are.
-        P::shared_store(state + Fragment::row(lane, s) * D + f * kFragment + Fragment::column(lane, i),
+        P::shared_store(state + row * Merge::kRowStride + f * kFragment + Fragment::column(lane, i),
                         l[s] == 0.0f ? 0.0f : softmax.o[f][i]);
       }
     }
   }
 
   FDPP_INLINE static void merge(const AttentionParams& p, const AttentionBlock& block, char* memory) {
-    using Merge = AttentionMerge<P, T, D, kThreads>;
-    static_assert(kStateBytes <= Stream::kBytes && Merge::scratch_bytes(kWarps) <= kQueryBytes &&
-                  Merge::scratch_bytes(kMaxSplits) <= kWarps * Stream::kBytes);
-    const Merge merge(p, block);
-    float* const beside = reinterpret_cast<float*>(memory);  // where the queries were
+    static_assert(Merge::kWarpStateBytes <= Stream::kBytes && Merge::kScratchBytes <= kWarps * Stream::kBytes &&
+                  (Merge::kResultFloats + 1) * static_cast<int>(sizeof(float)) <= kQueryBytes);
+    float* const result = reinterpret_cast<float*>(memory);  // where the queries were
     float* const states = reinterpret_cast<float*>(memory + kQueryBytes);
-    const SharedStates<P> warps{states, Stream::kBytes / static_cast<int>(sizeof(float))};
-    if (block.splits == 1) return merge.run(warps, kWarps, beside, nullptr);
+    constexpr int kStateStride = Stream::kBytes / static_cast<int>(sizeof(float));
+    const Merge merge(p, block, result);
+    if (block.splits == 1) return merge.warps(states, kStateStride, kWarps, nullptr);
 
     constexpr int64_t kState = attention_state_floats(D);
     float* const partial = p.partial + kState * block.unit * p.num_splits;
-    merge.run(warps, kWarps, beside, partial + kState * block.split);
+    merge.warps(states, kStateStride, kWarps, partial + kState * block.split);
     P::publish();
     P::barrier();
-    int* const last = reinterpret_cast<int*>(beside);
+    int* const last = reinterpret_cast<int*>(result + Merge::kResultFloats);
     if (P::thread_index() == 0) P::shared_store(last, int{P::arrive(p.arrivals + block.unit, block.splits)});
     P::barrier();
-    if (P::shared_load(last) == 0) return;
-    merge.run(GlobalStates<P>{partial, kState}, block.splits, states, nullptr);
+    if (P::shared_load(last) != 0) merge.splits(partial, block.splits, states);
   }
 };
 

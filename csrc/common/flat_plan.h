@@ -44,8 +44,14 @@ FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int columns, FlatTile ti
 constexpr int kWhole = 1, kBalanced = 0;
 constexpr int kSpreads[] = {kWhole, kBalanced, 2, 4, 8};
 constexpr int kNumSpreads = sizeof(kSpreads) / sizeof(kSpreads[0]);
+constexpr int kOneWave = 1;  // the index of kBalanced
 // A configuration of flat_gemm names a tile and a spread: kNumSpreads for each tile.
 FDPP_INLINE int flat_config(int tile, int spread_index) { return tile * kNumSpreads + spread_index; }
+
+// Blocks of a direct tile share rows and not K: kBalanced is one wave, n is n waves.
+inline int64_t direct_blocks(int64_t N, int spread, int64_t resident_blocks) {
+  return std::clamp<int64_t>(resident_blocks * std::max(spread, 1), 1, std::max<int64_t>((N + 1) / 2, 1));
+}
 
 // More blocks than steps would leave some without any.
 inline int64_t flat_blocks(const FlatWork& work, int spread, int64_t resident_blocks) {
@@ -88,7 +94,7 @@ inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident
   return time + kSharing * bandwidth + 2.0 * sizeof(float) * rows * m;
 }
 
-// The cheapest configuration of flat_cost.
+// A direct tile where there is one, which won at each M on the H200 (bench/results); else the cheapest configuration of flat_cost.
 inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const FlatTile (&tiles)[kFlatTiles],
                           const FlatMachine& machine) {
   int best = 0;
@@ -96,6 +102,7 @@ inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const Fl
   for (int tile = 0; tile < kFlatTiles; ++tile) {
     const int resident = machine.resident[tile];
     if (resident == 0) continue;
+    if (tiles[tile].direct) return flat_config(tile, kOneWave);
     const FlatWork work = flat_work(N, K, M, columns, tiles[tile]);
     for (int i = 0; i < kNumSpreads; ++i) {
       const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{machine.multiprocessors} * resident);

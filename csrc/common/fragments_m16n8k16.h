@@ -94,6 +94,20 @@ struct FragmentsM16N8K16 {
     return {{P::shared_load(pair), P::shared_load(pair + 4)}};
   }
 
+  // Operands straight from memory. A sum does not depend on the order of its terms, so a lane's two pairs of K in each of two products
+  // are 8 elements that lie side by side: row direct_row() of the weight's fragment, and 8 below, and of x, from element
+  // direct_element() of kDirectDepth on.
+  static constexpr int kDirectDepth = 32;
+  FDPP_INLINE static int direct_row(int lane) { return lane / 4; }
+  FDPP_INLINE static int direct_element(int lane) { return lane % 4 * 8; }
+  FDPP_INLINE static void multiply_direct(float (&c)[kOutputs], const Bytes16& upper, const Bytes16& lower, const Bytes16& x) {
+    FDPP_UNROLL
+    for (int i = 0; i < 4; i += 2) {
+      const uint32_t a[4] = {upper.words[i], lower.words[i], upper.words[i + 1], lower.words[i + 1]};
+      P::template multiply<T>(c, a, x.words[i], x.words[i + 1]);
+    }
+  }
+
   FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
     P::template multiply<T>(c, w.a, x.b[0], x.b[1]);
   }

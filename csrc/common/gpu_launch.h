@@ -1,6 +1,7 @@
 // What a binding calls: the launchers of a GPU library (csrc/cuda or csrc/hip). They say what went wrong, or null.
 #pragma once
 
+#include "common/attention_tiles.h"
 #include "common/dataflow.h"
 #include "common/linear_tiles.h"
 #include "common/params.h"
@@ -35,6 +36,7 @@ Kernel kernel_of(const NormParams& params, int warp_size);
 Kernel kernel_of(const SiluMulParams& params, int warp_size);
 Kernel kernel_of(const RopeParams& params, int warp_size);
 const LinearTiles& linear_tiles(int warp_size);
+AttentionTiles attention_tiles(int warp_size, int head_dim, int tile);
 
 // What follows is about the current device, whose index is given.
 
@@ -49,8 +51,8 @@ Residency residency(const Kernel& kernel, int device);
 const char* launch(const Kernel& kernel, const void* params, void* stream, int device);
 
 // Counters that are 0, for blocks that wait for nobody else: those of launches that may run at the same time are different ones. A
-// launch leaves them at 0, so that none has to be cleared. They live as long as the process. (One graph that is instantiated twice
-// has them once: its instances must not run at the same time.)
+// launch leaves them at 0, so that none has to be cleared. Those of a stream live as long as the process, those of a graph as long
+// as the graph. (One graph that is instantiated twice has them once: its instances must not run at the same time.)
 struct Arrivals {
   const char* problem;
   int32_t* counters;

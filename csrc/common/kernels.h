@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "common/attention_kernel.h"
+#include "common/direct_gemm_kernel.h"
 #include "common/flat_gemm_kernel.h"
 #include "common/gemv_kernel.h"
 #include "common/gemv_plan.h"
@@ -27,13 +28,18 @@ Result with_dtype(DType dtype, Use use) {
 template <typename Result, typename P, typename Use>
 Result with_kernel(const AttentionParams& p, Use use) {
   return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
+    const auto with_tile = [&]<int D>(std::integral_constant<int, D>) -> Result {
+      if (p.tile == 0) return use(std::type_identity<DecodeAttention<P, T, D, 0>>{});
+      if constexpr (P::attention_tiles(D, 1).warps > 0) return use(std::type_identity<DecodeAttention<P, T, D, 1>>{});
+      return Result{};
+    };
     switch (p.head_dim) {
-      case 64: return use(std::type_identity<DecodeAttention<P, T, 64>>{});
-      case 80: return use(std::type_identity<DecodeAttention<P, T, 80>>{});
-      case 96: return use(std::type_identity<DecodeAttention<P, T, 96>>{});
-      case 128: return use(std::type_identity<DecodeAttention<P, T, 128>>{});
-      case 192: return use(std::type_identity<DecodeAttention<P, T, 192>>{});
-      case 256: return use(std::type_identity<DecodeAttention<P, T, 256>>{});
+      case 64: return with_tile(std::integral_constant<int, 64>{});
+      case 80: return with_tile(std::integral_constant<int, 80>{});
+      case 96: return with_tile(std::integral_constant<int, 96>{});
+      case 128: return with_tile(std::integral_constant<int, 128>{});
+      case 192: return with_tile(std::integral_constant<int, 192>{});
+      case 256: return with_tile(std::integral_constant<int, 256>{});
     }
     return Result{};
   });
@@ -59,7 +65,10 @@ Result with_kernel(const FlatGemmParams& p, Use use) {
         case 0: return use(std::type_identity<FlatGemm<P, T, kColumns, 0>>{});
         case 1: return use(std::type_identity<FlatGemm<P, T, kColumns, 1>>{});
         case 2:
-          if constexpr (P::flat_tile(kColumns, 2).rows > 0) return use(std::type_identity<FlatGemm<P, T, kColumns, 2>>{});
+          if constexpr (P::flat_tile(kColumns, 2).rows > 0) return use(std::type_identity<DirectGemm<P, T, kColumns, 2>>{});
+          break;
+        case 3:
+          if constexpr (P::flat_tile(kColumns, 3).rows > 0) return use(std::type_identity<FlatGemm<P, T, kColumns, 3>>{});
       }
       return Result{};
     };
@@ -84,8 +93,13 @@ Result with_kernel(const FinishParams& p, Use use) {
 template <typename Result, typename P, typename Use>
 Result with_kernel(const NormParams& p, Use use) {
   return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
-    if (p.residual != nullptr && p.residual_dtype == DType::f32) return use(std::type_identity<RmsNorm<P, T, float>>{});
-    return use(std::type_identity<RmsNorm<P, T, T>>{});
+    const auto with_width = [&]<int kWidth>(std::integral_constant<int, kWidth>) -> Result {
+      if (p.residual != nullptr && p.residual_dtype == DType::f32) return use(std::type_identity<RmsNorm<P, T, float, kWidth>>{});
+      return use(std::type_identity<RmsNorm<P, T, T, kWidth>>{});
+    };
+    // Heads (of norms of q and k) and whole tokens.
+    if (p.width <= 1024) return with_width(std::integral_constant<int, 1024>{});
+    return with_width(std::integral_constant<int, 4096>{});
   });
 }
 

@@ -21,10 +21,11 @@ struct FlatTile {
   int stages;        // tiles in shared memory per warp; one less is on its way while one is used
   int shared_limit;  // bytes a block may have
   int blocks;        // of a multiprocessor, that registers must leave room for
+  bool direct = false;  // direct_gemm_kernel.h: stages are slices in registers, all on their way while one is used
 };
 
-// Narrow; wide, which reads x half as often; and wide by one large block of a multiprocessor.
-constexpr int kFlatTiles = 3;
+// Narrow; wide, which reads x half as often; direct, without shared memory; and wide by one large block of a multiprocessor.
+constexpr int kFlatTiles = 4;
 
 // Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; where a multiprocessor has more it
 // runs two or three blocks. The large tile is for parts where a block can have 227 KiB: with N / 32 blocks for about as many
@@ -33,6 +34,11 @@ constexpr int kFlatTiles = 3;
 FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
   constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
   if (tile == 2) {
+    // Measured on an H200 over rings of 1 to 6 slices, 4 to 16 warps and 1 to 6 blocks: bench/results/README.md.
+    if (columns <= 16) return {16, 64, 8, 2, kLimit, 3, true};
+    return {16, 64, 8, columns <= 32 ? 2 : 1, kLimit, columns <= 32 ? 2 : 1, true};
+  }
+  if (tile == 3) {
     if (columns <= 8) return {32, 64, 8, 4, kLargeLimit, 1};
     if (columns <= 16) return {32, 64, 8, 3, kLargeLimit, 1};
     if (columns <= 32) return {32, 32, 8, 4, kLargeLimit, 1};
@@ -48,7 +54,7 @@ FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
 
 // Copies through registers: one stage, and more waves instead, for the reason that attention_tiles.h gives.
 FDPP_INLINE constexpr FlatTile register_flat_tile(int columns, int tile) {
-  if (tile == 2) return {};
+  if (tile >= 2) return {};
   return {tile == 1 ? 32 : 16, columns <= 32 ? 64 : 32, 4, 1, 64 * 1024, 1};
 }
 

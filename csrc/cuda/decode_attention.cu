@@ -10,4 +10,8 @@ Kernel kernel_of(const AttentionParams& params, int warp_size) {
   return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
 }
 
+AttentionTiles attention_tiles(int warp_size, int head_dim, int tile) {
+  return with_policy(warp_size, [&]<typename P>(P) { return P::attention_tiles(head_dim, tile); });
+}
+
 }  // namespace fdpp::gpu

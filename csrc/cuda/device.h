@@ -35,6 +35,27 @@ inline bool waits_for_producers(int ptx_version) { return ptx_version >= 90; }
 // Unlike its handle, the number of a stream is never used again.
 inline cudaError_t stream_id(cudaStream_t stream, unsigned long long* id) { return cudaStreamGetId(stream, id); }
 
+// The capture that a stream is in and its graph so far; 0 and null outside of one.
+inline cudaError_t capture_of(cudaStream_t stream, unsigned long long* id, cudaGraph_t* graph) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+#if CUDART_VERSION >= 13000
+  const cudaError_t error = cudaStreamGetCaptureInfo(stream, &status, id, graph, nullptr, nullptr, nullptr);
+#else
+  const cudaError_t error = cudaStreamGetCaptureInfo_v2(stream, &status, id, graph, nullptr, nullptr);
+#endif
+  if (status == cudaStreamCaptureStatusActive) return error;
+  *id = 0;
+  *graph = nullptr;
+  return error;
+}
+
+// The runtime calls `done`, from a thread of its own, when the graph and what was instantiated from it are gone.
+inline cudaError_t when_gone(cudaGraph_t graph, cudaHostFn_t done, void* argument) {
+  cudaUserObject_t object;
+  const cudaError_t error = cudaUserObjectCreate(&object, argument, done, 1, cudaUserObjectNoDestructorSync);
+  return error != cudaSuccess ? error : cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove);
+}
+
 // `overlaps`: the kernel may start before the one in front of it on the stream has ended (CUDA C++ Programming Guide,
 // "Programmatic Dependent Launch and Synchronization").
 inline cudaError_t start(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,

@@ -21,7 +21,7 @@ struct Nvidia {
 
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
-  static constexpr AttentionTiles attention_tiles(int head_dim) { return async_tiles(head_dim); }
+  static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return async_tiles(head_dim, tile); }
   static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
   static constexpr GemvTile kGemvTile{8, 2, 4};
 
@@ -112,6 +112,9 @@ struct Nvidia {
 
   // Not from L1, which is not coherent.
   __device__ __forceinline__ static float coherent_load(const float* source) { return __ldcg(source); }
+  __device__ __forceinline__ static Bytes16 coherent_load16(const void* source) {
+    return __builtin_bit_cast(Bytes16, __ldcg(static_cast<const uint4*>(source)));
+  }
 
   // The barrier puts the block's writes before the arrival of its one thread, whose release is cumulative ("Memory Consistency
   // Model: Causality Order").

@@ -89,6 +89,13 @@ struct Amd {
   __device__ __forceinline__ static float coherent_load(const float* source) {
     return __hip_atomic_load(source, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
   }
+  // Atomic accesses have 8 bytes at most.
+  __device__ __forceinline__ static Bytes16 coherent_load16(const void* source) {
+    const auto half = (const __attribute__((address_space(1))) uint64_t*)source;
+    const uint64_t halves[2] = {__hip_atomic_load(half, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT),
+                                __hip_atomic_load(half + 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT)};
+    return __builtin_bit_cast(Bytes16, halves);
+  }
   // Every wave waits for its own stores: a release by the wave that arrives would wait for none but that wave's.
   __device__ __forceinline__ static void publish() { __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent"); }
   __device__ __forceinline__ static bool arrive(int* counter, int count) {

@@ -18,7 +18,7 @@ struct Cdna : Amd<64> {
 
   template <typename T>
   using Fragments = FragmentsWave64<Cdna, T>;
-  static constexpr AttentionTiles attention_tiles(int head_dim) { return register_tiles(head_dim); }
+  static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return register_tiles(head_dim, tile); }
   static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
   static constexpr GemvTile kGemvTile{4, 2, 4};
 

@@ -43,6 +43,28 @@ inline hipError_t stream_id(hipStream_t stream, unsigned long long* id) {
   return hipSuccess;
 }
 
+// The capture that a stream is in and its graph so far; 0 and null outside of one.
+inline hipError_t capture_of(hipStream_t stream, unsigned long long* id, hipGraph_t* graph) {
+  hipStreamCaptureStatus status = hipStreamCaptureStatusNone;
+  const hipError_t error = hipStreamGetCaptureInfo_v2(stream, &status, id, graph, nullptr, nullptr);
+  if (status == hipStreamCaptureStatusActive) return error;
+  *id = 0;
+  *graph = nullptr;
+  return error;
+}
+
+// The runtime calls `done` when the graph and what was instantiated from it are gone; never, before ROCm 5.3.
+inline hipError_t when_gone(hipGraph_t graph, hipHostFn_t done, void* argument) {
+#if HIP_VERSION >= 50300000
+  hipUserObject_t object;
+  const hipError_t error = hipUserObjectCreate(&object, argument, done, 1, hipUserObjectNoDestructorSync);
+  return error != hipSuccess ? error : hipGraphRetainUserObject(graph, object, 1, hipGraphUserObjectMove);
+#else
+  static_cast<void>(graph), static_cast<void>(done), static_cast<void>(argument);
+  return hipSuccess;
+#endif
+}
+
 inline hipError_t start(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
                         hipStream_t stream, bool) {
   return hipLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments,

@@ -3,10 +3,13 @@
 #include "hip/arch.h"
 #include "hip/device.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <tuple>
+#include <vector>
 
 #include "common/gpu_launch.h"
 
@@ -111,6 +114,81 @@ Arrivals allocate(int64_t count) {
   return {wrong, static_cast<int32_t*>(memory)};
 }
 
+// Counters that are nobody's yet, cut from large pieces so that few captures meet an allocation.
+Arrivals fresh_counters(int device, int64_t count) {
+  struct Piece {
+    int32_t* next = nullptr;
+    int64_t left = 0;
+  };
+  static std::mutex mutex;
+  static std::map<int, Piece> pieces;
+  const std::lock_guard lock(mutex);
+  Piece& piece = pieces[device];
+  if (piece.left < count) {
+    const int64_t size = std::max<int64_t>(count, 1 << 20);
+    const Arrivals larger = allocate(size);
+    if (larger.problem != nullptr) return larger;
+    piece = {larger.counters, size};
+  }
+  int32_t* const taken = piece.next;
+  piece = {taken + count, piece.left - count};
+  return {nullptr, taken};
+}
+
+// Counters of captures. Those of a graph are its own until it and its instances are gone; then another capture may have them.
+class GraphCounters {
+ public:
+  using Key = std::tuple<int, unsigned long long, unsigned long long, int64_t>;  // device, stream, capture, count
+
+  // The runtime is not called under the lock: it may wait for the thread that calls give_back(), which takes the lock.
+  Arrivals get(const Key& key, hipGraph_t graph) {
+    if (int32_t* counters = find(key)) return {nullptr, counters};
+    int32_t* spare = take_spare(kind(key));
+    Arrivals arrivals = spare != nullptr ? Arrivals{nullptr, spare} : fresh_counters(std::get<0>(key), std::get<3>(key));
+    if (arrivals.problem != nullptr) return arrivals;
+    arrivals.problem = problem(when_gone(graph, give_back, new Loan{this, key, arrivals.counters}));
+    const std::lock_guard lock(mutex_);
+    if (arrivals.problem == nullptr) lent_.emplace(key, arrivals.counters);
+    return arrivals;
+  }
+
+ private:
+  using Kind = std::tuple<int, int64_t>;  // device, count
+  struct Loan {
+    GraphCounters* owner;
+    Key key;
+    int32_t* counters;
+  };
+
+  static Kind kind(const Key& key) { return {std::get<0>(key), std::get<3>(key)}; }
+
+  static void give_back(void* argument) {
+    const std::unique_ptr<Loan> loan(static_cast<Loan*>(argument));
+    const std::lock_guard lock(loan->owner->mutex_);
+    loan->owner->lent_.erase(loan->key);
+    loan->owner->spare_[kind(loan->key)].push_back(loan->counters);
+  }
+
+  int32_t* find(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto found = lent_.find(key);
+    return found != lent_.end() ? found->second : nullptr;
+  }
+
+  int32_t* take_spare(const Kind& kind) {
+    const std::lock_guard lock(mutex_);
+    std::vector<int32_t*>& spare = spare_[kind];
+    if (spare.empty()) return nullptr;
+    int32_t* counters = spare.back();
+    spare.pop_back();
+    return counters;
+  }
+
+  std::mutex mutex_;
+  std::map<Key, int32_t*> lent_;
+  std::map<Kind, std::vector<int32_t*>> spare_;
+};
+
 }  // namespace
 
 Device device(int index) {
@@ -142,19 +220,20 @@ const char* launch(const Kernel& kernel, const void* params, void* stream, int d
 }
 
 // Launches of one stream run one after the other, and so do the replays of a graph: a stream, and in a capture each stream of it,
-// has counters of its own.
+// has counters of its own. A capturing stream does not tell its id, but its handle is its own until the capture ends.
 Arrivals arrivals(int64_t count, void* stream, int device) {
   constexpr int64_t kLeast = 4096;
-  hipStreamCaptureStatus status;
-  unsigned long long capture = 0, id = 0;
-  const char* wrong = problem(hipStreamGetCaptureInfo(static_cast<hipStream_t>(stream), &status, &capture));
-  if (wrong == nullptr) wrong = problem(stream_id(static_cast<hipStream_t>(stream), &id));
+  unsigned long long capture = 0, id = reinterpret_cast<unsigned long long>(stream);
+  hipGraph_t graph = nullptr;
+  const char* wrong = problem(capture_of(static_cast<hipStream_t>(stream), &capture, &graph));
+  if (wrong == nullptr && graph == nullptr) wrong = problem(stream_id(static_cast<hipStream_t>(stream), &id));
   if (wrong != nullptr) return {wrong, nullptr};
-  if (status != hipStreamCaptureStatusActive) capture = 0;
   int64_t size = kLeast;
   while (size < count) size *= 2;
-  static Memory<std::tuple<int, unsigned long long, unsigned long long, int64_t>, Arrivals> counters;
-  return counters.get({device, id, capture, size}, [&] { return allocate(size); });
+  static GraphCounters& captured = *new GraphCounters;  // never destroyed: graphs may outlive what is static
+  if (graph != nullptr) return captured.get({device, id, capture, size}, graph);
+  static Memory<std::tuple<int, unsigned long long, int64_t>, Arrivals> counters;
+  return counters.get({device, id, size}, [&] { return fresh_counters(device, size); });
 }
 
 }  // namespace fdpp::gpu

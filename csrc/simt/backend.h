@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/attention_tiles.h"
 #include "common/linear_tiles.h"
 #include "common/params.h"
 
@@ -16,5 +17,6 @@ template <typename Params>
 void run(Machine machine, const Params& params, uint64_t seed);
 
 const LinearTiles& linear_tiles(Machine machine);
+AttentionTiles attention_tiles(Machine machine, int head_dim, int tile);
 
 }  // namespace fdpp::simt

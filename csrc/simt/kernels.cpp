@@ -44,6 +44,10 @@ template void run(Machine, const NormParams&, uint64_t);
 template void run(Machine, const SiluMulParams&, uint64_t);
 template void run(Machine, const RopeParams&, uint64_t);
 
+AttentionTiles attention_tiles(Machine machine, int head_dim, int tile) {
+  return with_policy(machine, [&]<typename P>(P) { return P::attention_tiles(head_dim, tile); });
+}
+
 const LinearTiles& linear_tiles(Machine machine) {
   return *with_policy(machine, []<typename P>(P) { return &kLinearTiles<P>; });
 }

@@ -11,7 +11,7 @@ namespace fdpp::simt {
 struct Nvidia : Host<32> {
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
-  static constexpr AttentionTiles attention_tiles(int head_dim) { return async_tiles(head_dim); }
+  static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return async_tiles(head_dim, tile); }
   static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
   static constexpr GemvTile kGemvTile{8, 2, 4};
 

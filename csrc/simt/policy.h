@@ -82,6 +82,10 @@ struct Host {
   static void prefetch(const void* source) { static_cast<void>(*static_cast<const volatile char*>(source)); }
 
   static float coherent_load(const float* source) { return *source; }
+  static Bytes16 coherent_load16(const void* source) {
+    check_global(source, sizeof(Bytes16), "coherent_load16");
+    return *static_cast<const Bytes16*>(source);
+  }
   static void publish() { simt::publish(); }
   static bool arrive(int* counter, int count) {
     check_arrival(*counter, count);

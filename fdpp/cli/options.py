@@ -60,6 +60,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--page-size", type=integer(1, MAX_TOKENS), metavar="N", help="use a paged KV cache (default: contiguous)"
     )
+    group.add_argument(
+        "--no-capture", action="store_true", help="on a GPU, run decode steps eagerly instead of from a captured graph"
+    )
 
 
 def load_model(arguments: argparse.Namespace, **options):
@@ -75,6 +78,7 @@ def load_model(arguments: argparse.Namespace, **options):
             max_seq_len=arguments.max_seq_len,
             page_size=arguments.page_size,
             num_threads=arguments.threads,
+            capture=not arguments.no_capture,
             progress=progress,
             **options,
         )

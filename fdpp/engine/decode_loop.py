@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from fdpp.engine import kv_cache
 from fdpp.engine.decoder import Decoder
+from fdpp.engine.graph import MIN_STEPS, Capture, StepGraph, read_tokens
+from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.sampling import NOT_FINITE, Sampler, SamplingOptions
 from fdpp.engine.text_stream import TextStream
 from fdpp.errors import FdppError
@@ -24,7 +27,8 @@ class Timings:
         prompt_seconds: its prefill, which also yields the first new token.
         decode_tokens: new tokens after the first.
         decode_seconds: the steps that yielded them, shared with the rest of the batch.
-        rereferences: how often a softmax reference had to move during the steps, over the whole batch.
+        rereferences: how often a softmax reference had to move during the steps, over the whole batch. On a GPU this
+            counts one more step of a sequence that ends before its last possible token.
     """
 
     prompt_tokens: int = 0
@@ -87,8 +91,11 @@ def run_batch(
     sampling: SamplingOptions,
     eos_token_ids: frozenset[int],
     page_size: int | None,
+    capture: Capture | None = None,
 ) -> None:
     """Complete all sequences of a batch. **Mutates** them.
+
+    With ``capture`` the step becomes a graph, and each step is launched before the tokens of the one before are read.
 
     Raises:
         FdppError: the logits are not finite.
@@ -114,33 +121,60 @@ def run_batch(
         sequence.timings.prompt_seconds = time.perf_counter() - start
 
     start = time.perf_counter()
-    tokens = sampler(torch.stack(logits), 0)
-    seqlens = torch.tensor([len(sequence.prompt) for sequence in batch], dtype=torch.int32, device=device)
-    positions = seqlens[:, None] - 1
-    advance = torch.ones_like(seqlens)
+    launched = _launch(decoder, batch, cache, torch.stack(logits), sampler, sampling.temperature == 0, capture)
     running = list(enumerate(batch))
-    step = 0
-    while True:
-        host_tokens = tokens.tolist()  # the one synchronisation with the device
+    for step, tokens in enumerate(read_tokens(launched, ahead=0 if capture is None else 1)):
         now = time.perf_counter()
         for row, sequence in running:
-            if host_tokens[row] == NOT_FINITE:
+            if tokens[row] == NOT_FINITE:
                 raise FdppError("the model's logits are not finite: its weights are damaged or overflow in this dtype")
-            sequence.push(host_tokens[row], eos_token_ids)
+            sequence.push(tokens[row], eos_token_ids)
             sequence.timings.decode_tokens = step
             sequence.timings.decode_seconds = now - start if step else 0.0
-            if sequence.finish_reason is not None:
-                positions[row], seqlens[row], advance[row] = -1, 0, 0  # idles from now on
         running = [(row, sequence) for row, sequence in running if sequence.finish_reason is None]
         if not running:
             break
-        step += 1
-        positions += advance[:, None]
-        seqlens += advance
-        tokens = sampler(decoder.step(tokens.clamp(min=0), positions, seqlens, cache), step)
     rereferences = int(decoder.rereferences.sum())
     for sequence in batch:
         sequence.timings.rereferences = rereferences
+
+
+def _launch(
+    decoder: Decoder,
+    batch: Sequence[Generation],
+    cache: KVCache,
+    logits: Tensor,
+    choose: Callable[[Tensor, int], Tensor],
+    is_greedy: bool,
+    capture: Capture | None,
+) -> Iterator[Tensor]:
+    """The tokens int64 ``[B]`` of each step, which is launched when it is asked for and overwrites those before.
+
+    A row idles from the step on that its sequence cannot take, or is known not to take when the step is launched.
+    """
+    tokens = choose(logits, 0)
+    seqlens = torch.tensor([len(sequence.prompt) for sequence in batch], dtype=torch.int32, device=tokens.device)
+    positions = seqlens[:, None] - 1
+    advance = torch.ones_like(seqlens)
+
+    def predict() -> Tensor:
+        positions.add_(advance[:, None])
+        seqlens.add_(advance)
+        return decoder.step(tokens.clamp(min=0), positions, seqlens, cache)
+
+    # The likeliest token does not depend on the number of the step, so its choice can be part of a graph.
+    run = (lambda: choose(predict(), 0)) if is_greedy else predict
+    steps = max(sequence.max_new_tokens for sequence in batch)
+    if capture is not None and steps > MIN_STEPS:
+        run = StepGraph(run, capture)
+    running = set(range(len(batch)))
+    yield tokens
+    for step in range(1, steps):
+        ended = {row for row in running if batch[row].finish_reason or step == batch[row].max_new_tokens}
+        for row in ended:
+            positions[row], seqlens[row], advance[row] = -1, 0, 0  # idles from now on
+        running -= ended
+        yield tokens.copy_(run() if is_greedy else choose(run(), step))
 
 
 def _synchronize(device: torch.device) -> None:

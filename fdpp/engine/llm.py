@@ -13,6 +13,7 @@ from fdpp import native
 from fdpp.engine.checkpoint import open_checkpoint
 from fdpp.engine.decode_loop import Generation, Timings, run_batch
 from fdpp.engine.decoder import Decoder
+from fdpp.engine.graph import GraphCapture
 from fdpp.engine.sampling import SamplingOptions
 from fdpp.engine.text_stream import TextStream
 from fdpp.engine.weights import Progress, load_weights
@@ -55,6 +56,8 @@ class LLM:
         max_batch_size: prompts that are decoded side by side; more of them are taken in groups.
         page_size: tokens per page of a paged key/value cache; None for a contiguous one.
         num_threads: threads of torch in this process; None leaves them as they are.
+        capture: on a GPU, capture the decode step in a graph; CPUs have no graphs. False launches its kernels one by
+            one and reads the tokens of each step before the next.
         progress: called with (tensors loaded, tensors in all, name) while loading.
 
     Raises:
@@ -72,6 +75,7 @@ class LLM:
         max_batch_size: int = 32,
         page_size: int | None = None,
         num_threads: int | None = None,
+        capture: bool = True,
         progress: Progress | None = None,
     ) -> None:
         self.device, self.dtype = _device(device), _dtype(dtype)
@@ -92,6 +96,7 @@ class LLM:
         with about(model):
             weights = load_weights(checkpoint, self.dtype, self.device, progress)
         self.decoder = Decoder(self.config, weights)
+        self._capture = GraphCapture(self.device) if capture and self.device.type == "cuda" else None
 
     def generate(
         self,
@@ -141,7 +146,8 @@ class LLM:
         ]
         eos = frozenset() if ignore_eos else self.eos_token_ids
         for start in range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size):
-            run_batch(self.decoder, sequences[start : start + self.max_batch_size], sampling, eos, self.page_size)
+            group = sequences[start : start + self.max_batch_size]
+            run_batch(self.decoder, group, sampling, eos, self.page_size, self._capture)
         return [
             Completion(
                 sequence.stream.text,

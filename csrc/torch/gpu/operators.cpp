@@ -28,7 +28,11 @@ class GpuBackend {
   double bandwidth() const { return device_.facts.bandwidth; }
   const LinearTiles& tiles() const { return gpu::linear_tiles(device_.warp_size); }
   int flat_tiles() const { return tiles().fitting(device_.shared_bytes); }
-  int min_split_keys() const { return 256; }
+  AttentionTiles attention_tiles(int head_dim, int tile) const {
+    const AttentionTiles found = gpu::attention_tiles(device_.warp_size, head_dim, tile);
+    return found.shared_limit <= device_.shared_bytes ? found : AttentionTiles{};
+  }
+  AttentionCosts attention_costs() const { return {}; }
 
   template <typename Params>
   int resident_blocks(const Params& params) const {

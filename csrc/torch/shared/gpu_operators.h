@@ -7,16 +7,17 @@
 //   const LinearTiles& B::tiles()
 //   int B::flat_tiles()                                how many of them fit
 //   int B::resident_blocks(const Params&)              blocks of the kernel that run on a multiprocessor at a time
-//   int B::min_split_keys()                            below this a split of attention costs more than it brings
+//   AttentionTiles B::attention_tiles(int head_dim, int tile)      with 0 warps where there is no such tile, or it does not fit
+//   AttentionCosts B::attention_costs()
 //   int32_t* B::arrivals(int64_t count)                counters that are 0
 //   void B::prepare(Tensor& scratch)                   what it wants done with scratch before a launch
 //   void B::run(const Params&)                         launches; throws what went wrong
 #pragma once
 
 #include "common/attention_block.h"
+#include "common/attention_plan.h"
 #include "common/flat_plan.h"
 #include "common/gemv_plan.h"
-#include "common/split_plan.h"
 #include "torch/shared/attention_arguments.h"
 #include "torch/shared/fused_arguments.h"
 #include "torch/shared/linear_arguments.h"
@@ -40,10 +41,7 @@ struct GpuOperators {
     Tensor out = empty_like_device(arguments.q, {p.batch, p.query_len, p.query_heads, p.head_dim});
     p.out = out.data_ptr();
     const int64_t units = attention_units(p);
-    if (p.num_splits == 0) {
-      const int workers = backend.multiprocessors() * backend.resident_blocks(p);
-      p.num_splits = plan_splits(units, p.capacity, workers, backend.min_split_keys());
-    }
+    if (p.num_splits == 0) plan(backend, units, p);
     check_blocks(kDecodeAttention, units * p.num_splits);
     OptionalTensor partial;
     if (p.num_splits > 1) {
@@ -132,6 +130,18 @@ struct GpuOperators {
   }
 
  private:
+  static void plan(const B& backend, int64_t units, AttentionParams& p) {
+    AttentionMachine machine{backend.multiprocessors(), backend.bandwidth(), {}, {}};
+    for (p.tile = 0; p.tile < kAttentionTiles; ++p.tile) {
+      machine.tiles[p.tile] = backend.attention_tiles(p.head_dim, p.tile);
+      if (machine.tiles[p.tile].warps > 0) machine.resident[p.tile] = backend.resident_blocks(p);
+    }
+    const int64_t key_bytes = int64_t{2} * p.head_dim * size_of(p.dtype);
+    const AttentionPlan plan = plan_attention(units, p.capacity, key_bytes, machine, backend.attention_costs());
+    p.tile = plan.tile;
+    p.num_splits = plan.num_splits;
+  }
+
   static Tensor run_gemv(B& backend, const LinearArguments& arguments, LinearCall& call) {
     check_matrix_dtype(arguments.op, "x", arguments.x);
     Tensor out = make_output(arguments, call);
@@ -158,13 +168,15 @@ struct GpuOperators {
     }
     if (config < 0) config = plan_flat_gemm(linear.N, linear.K, linear.M, p.columns, tiles, machine);
     p.tile = config / kNumSpreads;
-    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.columns, tiles[p.tile]);
+    const FlatTile& tile = tiles[p.tile];
+    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.columns, tile);
     const int64_t resident = int64_t{machine.multiprocessors} * machine.resident[p.tile];
-    p.blocks = flat_blocks(work, kSpreads[config % kNumSpreads], resident);
+    const int spread = kSpreads[config % kNumSpreads];
+    p.blocks = tile.direct ? direct_blocks(linear.N, spread, resident) : flat_blocks(work, spread, resident);
     check_blocks(arguments.op, p.blocks);
     OptionalTensor partial;
-    if (shares_tiles(work, p.blocks)) {
-      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.columns, tiles[p.tile]));
+    if (!tile.direct && shares_tiles(work, p.blocks)) {
+      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.columns, tile));
       backend.prepare(*partial);
       p.partial = static_cast<float*>(partial->data_ptr());
       p.arrivals = backend.arrivals(work.tiles);

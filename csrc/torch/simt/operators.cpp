@@ -33,7 +33,9 @@ class SimtBackend {
   int resident_blocks(const Params&) const {
     return 1;
   }
-  int min_split_keys() const { return 32; }
+  AttentionTiles attention_tiles(int head_dim, int tile) const { return simt::attention_tiles(kMachine, head_dim, tile); }
+  // Time passes with the keys alone, so that short sequences are split, too.
+  AttentionCosts attention_costs() const { return {1.0, 0.0, 0.0, 0.0, 0.0, 1.0}; }
 
   int32_t* arrivals(int64_t count) {
     count_ = count;
