@@ -77,7 +77,7 @@ def has_compiler(vendor: str) -> bool:
 
 
 def skip_not_checked(vendor: str) -> NoReturn:
-    """Skips a test that has no compiler; from here alone, so that pytest counts all of them in one line."""
+    """Skips a test that has no compiler, with one reason per vendor: tests/conftest.py makes one line of them."""
     pytest.skip(NOT_CHECKED[vendor])
 
 
