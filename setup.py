@@ -1,19 +1,19 @@
 """Builds the compiled libraries of fdpp: one per backend, from globbed sources.
 
 FDPP_BACKENDS names the backends (see BACKENDS) and fails when one cannot be built. Without it: cpu, and the GPU
-backend that this torch is built for, where its compiler is there. TORCH_CUDA_ARCH_LIST and PYTORCH_ROCM_ARCH name the
-architectures, MAX_JOBS and NVCC_THREADS limit parallel compiles. With FDPP_ANY_TORCH=1 a torch without GPU support
-builds the GPU libraries too, for one that has it.
+backend that this torch is built for, where its compiler is there and a GPU is visible, or TORCH_CUDA_ARCH_LIST or
+PYTORCH_ROCM_ARCH names architectures. MAX_JOBS and NVCC_THREADS limit parallel compiles. With FDPP_ANY_TORCH=1 a torch
+without GPU support builds the GPU libraries too, for one that has it. The log says what is built, what is not, and why
+(pip shows it with -v).
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import glob
@@ -21,6 +21,20 @@ from pathlib import Path
 
 from setuptools import setup
 
+# Build frontends do not put the source tree on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
+from device_compilers import (  # noqa: E402
+    ARCHITECTURE_LISTS,
+    DeviceCompiler,
+    Missing,
+    cuda_compiler,
+    has_kernels,
+    hip_compiler,
+    words,
+)
+
+# torch warns of a CUDA toolkit on a machine without a GPU; what that means for fdpp is said below.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 try:
     import torch
     from torch.utils import cpp_extension
@@ -33,22 +47,6 @@ except ImportError:
 # The LibTorch stable ABI from 2.11 on: a build serves every later torch.
 TORCH_TARGET = [("TORCH_TARGET_VERSION", "0x020b000000000000"), ("FDPP_TORCH_TARGET", '"2.11"')]
 HOST_FLAGS = "-O3 -g0 -std=c++20 -fvisibility=hidden -Wall -Wextra -Wno-psabi -Wno-unused-parameter".split()
-DEVICE_FLAGS = ["-O3", "-std=c++20", f"-I{os.path.abspath('csrc')}"]
-CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0a", "10.0", "12.0")
-HIP_ARCHITECTURES = ("gfx90a", "gfx942", "gfx1100")
-
-
-class Missing(Exception):
-    """What a backend lacks, and how to get it."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """How the device code of a GPU backend is compiled and linked."""
-
-    command: list[str]
-    architectures: list[str]
-    link: list[str]
 
 
 @dataclass(frozen=True)
@@ -58,95 +56,18 @@ class Backend:
     folders: tuple[str, ...]
     vendor: str | None = None  # of the GPU: whom torch has to support
     device_sources: str = ""
-    device: Callable[[], Device] | None = None
+    compiler: Callable[[Sequence[str]], DeviceCompiler] | None = None
     macros: tuple[str, ...] = ()
-
-
-def words(variable: str) -> list[str]:
-    return re.split(r"[\s;,]+", os.environ.get(variable, "").strip(" ;,")) if os.environ.get(variable) else []
-
-
-def output_of(*command: str) -> str:
-    """What a compiler says, on either stream; empty where it cannot be run."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return result.stdout + result.stderr
-
-
-def in_home(program: str, *homes: str) -> str | None:
-    """The program below the first of the given environment variables that has it, or on PATH."""
-    found = (Path(os.environ[home], "bin", program) for home in homes if os.environ.get(home))
-    return next((str(path) for path in found if path.exists()), None) or shutil.which(program)
-
-
-def visible_gpus() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-
-
-def cuda_device() -> Device:
-    nvcc = in_home("nvcc", "CUDA_HOME", "CUDA_PATH")
-    if nvcc is None:
-        raise Missing(
-            "nvcc, the compiler of the CUDA toolkit (12.8 or newer): install the toolkit that matches torch, or "
-            "`pip install nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl`, and "
-            "set CUDA_HOME or PATH"
-        )
-    top = re.search(r"TOP=(\S+)", output_of(nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"))
-    home = Path(top[1] if top else Path(nvcc).parents[1]).resolve()
-    runtime = next(
-        (path for folder in ("lib64", "lib", "targets/*/lib") for path in home.glob(f"{folder}/libcudart_static.a")),
-        None,
-    )
-    if runtime is None:
-        raise Missing(f"libcudart_static.a below {home}: install the runtime of the CUDA toolkit (nvidia-cuda-runtime)")
-    known = set(output_of(nvcc, "--list-gpu-code").split())
-    gpus = (torch.cuda.get_device_capability(i) for i in visible_gpus() if torch.version.cuda)
-    wanted = words("TORCH_CUDA_ARCH_LIST") or sorted({f"{major}.{minor}" for major, minor in gpus})
-    # The toolkit's age decides about the newest of the defaults; a list that somebody wrote is taken as it stands.
-    wanted = wanted or [arch for arch in CUDA_ARCHITECTURES if f"sm_{re.sub(r'[.a]', '', arch)}" in known]
-    flags = []
-    for arch in wanted:
-        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)
-        if match is None:
-            sys.exit(f"TORCH_CUDA_ARCH_LIST: numbers such as 8.0 or 9.0a+PTX, please; got {arch!r}")
-        name = "".join(match.group(1, 2, 3))
-        flags += ["-gencode", f"arch=compute_{name},code=sm_{name}"]
-        flags += ["-gencode", f"arch=compute_{name},code=compute_{name}"] if match[4] else []
-    threads = ["--threads", os.environ["NVCC_THREADS"]] if os.environ.get("NVCC_THREADS") else []
-    command = [nvcc, *DEVICE_FLAGS, "-Xcompiler", "-fPIC,-fvisibility=hidden", *flags, *threads]
-    return Device(command, wanted, [str(runtime), "-ldl", "-lrt", "-lpthread"])
-
-
-def hip_device() -> Device:
-    gpus = (torch.cuda.get_device_properties(i).gcnArchName for i in visible_gpus() if torch.version.hip)
-    wanted = words("PYTORCH_ROCM_ARCH") or sorted({name.partition(":")[0] for name in gpus}) or list(HIP_ARCHITECTURES)
-    flags = [*DEVICE_FLAGS, "-fPIC", "-fvisibility=hidden", *(f"--offload-arch={arch}" for arch in wanted)]
-    hipcc = in_home("hipcc", "ROCM_HOME", "ROCM_PATH")
-    version = re.search(r"HIP version: (\d+)", output_of(hipcc, "--version")) if hipcc else None
-    if version and int(version[1]) >= 6:
-        lib = Path(hipcc).resolve().parents[1] / "lib"
-        return Device([hipcc, *flags], wanted, [f"-L{lib}", f"-Wl,-rpath,{lib}", "-lamdhip64"])
-    # Debian's hipcc is too old; its headers and runtime with a current clang do, as the kernels use no device library.
-    clang = shutil.which("clang++-19")
-    tools = [Path(clang).resolve().with_name(name) for name in ("ld.lld", "clang-offload-bundler")] if clang else []
-    if not tools or not all(path.exists() for path in (*tools, Path("/usr/include/hip/hip_runtime.h"))):
-        raise Missing(
-            "a HIP compiler: ROCm 6 or newer (hipcc), or on Debian `apt install clang-19 clang-tools-19 lld-19 "
-            "libamdhip64-dev`"
-        )
-    return Device([clang, "-x", "hip", "--rocm-path=/usr", "-nogpulib", *flags], wanted, ["-lamdhip64"])
 
 
 BACKENDS = {
     "cpu": Backend(("common", "cpu", "torch/shared", "torch/core")),
-    "cuda": Backend(("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device),
-    "hip": Backend(("common", "torch/shared", "torch/gpu"), "hip", "hip/*.hip", hip_device),
+    "cuda": Backend(("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_compiler),
+    "hip": Backend(("common", "torch/shared", "torch/gpu"), "hip", "hip/*.hip", hip_compiler),
     "simt": Backend(("common", "simt", "torch/shared", "torch/simt")),
     # The CUDA library without the unified maximum, for the comparison in bench/attention.py.
     "running_maximum": Backend(
-        ("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_device, ("FDPP_RUNNING_MAXIMUM",)
+        ("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_compiler, ("FDPP_RUNNING_MAXIMUM",)
     ),
 }
 
@@ -156,37 +77,77 @@ def supported(vendor: str) -> bool:
     return getattr(torch.version, vendor) is not None
 
 
-def device_of(name: str) -> Device | None:
-    """How to compile the device code of a backend; None where it has none.
+def visible_architectures(vendor: str) -> list[str]:
+    """Of the vendor's GPUs that this torch sees and fdpp has kernels for."""
+    if not supported(vendor) or not torch.cuda.is_available():
+        return []
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    names = [gpu.gcnArchName.partition(":")[0] if vendor == "hip" else f"{gpu.major}.{gpu.minor}" for gpu in gpus]
+    return [name for name in names if has_kernels(vendor, name)]
+
+
+def compiler_of(name: str) -> DeviceCompiler | None:
+    """What compiles the device code of a backend; None where it has none.
 
     Raises:
         Missing: it cannot be built here.
     """
     backend = BACKENDS[name]
-    if backend.vendor and not supported(backend.vendor) and os.environ.get("FDPP_ANY_TORCH") != "1":
+    if backend.vendor is None:
+        return None
+    if not supported(backend.vendor) and os.environ.get("FDPP_ANY_TORCH") != "1":
         raise Missing(
             f"a torch with {backend.vendor.upper()} support (this is {torch.__version__}): install such a build, or "
             "set FDPP_ANY_TORCH=1 to build for one that you will run later"
         )
-    return backend.device() if backend.device else None
+    return backend.compiler(visible_architectures(backend.vendor))
 
 
-def chosen_backends() -> dict[str, Device | None]:
+def default_compiler(vendor: str) -> DeviceCompiler:
+    """As :func:`compiler_of`, for a GPU backend that nobody asked for.
+
+    Most builds of torch support GPUs, also on machines that have none: a GPU, or a list of architectures, has to say
+    that the library will be used.
+
+    Raises:
+        Missing: it cannot be built here, or nothing says so.
+    """
+    if not visible_architectures(vendor) and not words(ARCHITECTURE_LISTS[vendor]):
+        raise Missing(
+            f"a GPU that fdpp has kernels for, and torch sees none here: FDPP_BACKENDS=cpu,{vendor} or "
+            f"{ARCHITECTURE_LISTS[vendor]}=... builds it for another machine"
+        )
+    return compiler_of(vendor)
+
+
+def chosen_backends() -> dict[str, DeviceCompiler | None]:
+    """What is built, with the compiler of its device code; says so, and what is left out."""
     wanted = words("FDPP_BACKENDS")
     unknown = [name for name in wanted if name not in BACKENDS]
     if unknown:
         sys.exit(f"FDPP_BACKENDS: unknown backend {', '.join(unknown)}; this version builds {', '.join(BACKENDS)}")
     if not wanted and "FDPP_BACKENDS" in os.environ:
         sys.exit("FDPP_BACKENDS names no backend")
-    chosen = {}
+    chosen: dict[str, DeviceCompiler | None] = {}
     for name in wanted or ["cpu", *filter(supported, ("cuda", "hip"))]:
         try:
-            chosen[name] = device_of(name)
+            chosen[name] = compiler_of(name) if wanted or name == "cpu" else default_compiler(name)
         except Missing as missing:
             if wanted:
                 sys.exit(f"FDPP_BACKENDS: {name} needs {missing}")
-            print(f"fdpp: the {name} library is left out; it needs {missing}", file=sys.stderr)
+            say(f"leaves out the {name} library; it needs {missing}")
+    libraries = (
+        f"{name} for {' '.join(device.architectures)} with {device.command[0]}" if device else name
+        for name, device in chosen.items()
+    )
+    gpus = next(filter(supported, ("cuda", "hip")), "no GPU")
+    why = "what FDPP_BACKENDS asks for" if wanted else f"the default; this torch supports {gpus}"
+    say(f"builds against torch {torch.__version__}: {', '.join(libraries)} ({why})")
     return chosen
+
+
+def say(text: str) -> None:
+    print(f"fdpp: {text}", file=sys.stderr, flush=True)
 
 
 class DeviceExtension(cpp_extension.BuildExtension):
@@ -226,7 +187,7 @@ class DeviceExtension(cpp_extension.BuildExtension):
         return str(target)
 
 
-def extension_of(name: str, device: Device | None):
+def extension_of(name: str, device: DeviceCompiler | None):
     backend = BACKENDS[name]
     sources = sorted(path for folder in backend.folders for path in glob(f"csrc/{folder}/*.cpp"))
     macros, link = [*TORCH_TARGET, *((name, "1") for name in backend.macros)], []

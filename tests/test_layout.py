@@ -52,7 +52,8 @@ def test_csrc_common_knows_no_vendor():
 def test_nothing_is_compiled_with_fast_math():
     """Fast maths may assume that no value is NaN or infinite, and so delete the guard of the softmax."""
     flags = re.compile(r"-Ofast|fast-math|-ffinite-math-only|-fassociative-math|use_fast_math")
-    builds = [ROOT / name for name in ("setup.py", "CMakeLists.txt", "Makefile", "pyproject.toml")]
+    files = ("setup.py", "tools/device_compilers.py", "CMakeLists.txt", "Makefile", "pyproject.toml")
+    builds = [ROOT / name for name in files]
     for path in [*SOURCES, *(build for build in builds if build.exists())]:
         text = "\n".join(line for line in _text(path).splitlines() if not line.lstrip().startswith(("#", "//")))
         assert not flags.search(text), path

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from device_compilers import CUDA_ARCHITECTURES as NVIDIA
+from device_compilers import HIP_ARCHITECTURES as AMD
 
-from .compilers import AMD, NVIDIA, Kernel, compile_for, nvidia_tool
+from .compilers import Kernel, compile_for, has_compiler, skip_not_checked
 
 HEAD_DIMS = (64, 80, 96, 128, 192, 256)
 FLAT = {  # columns and tiles of the flat GEMM
@@ -95,11 +96,10 @@ LOADS = {
 
 
 @functools.cache
-def _compiling(folder) -> dict[str, Future]:
-    """All architectures at once, as many at a time as there are processors."""
+def _compiling(vendor: str, folder) -> dict[str, Future]:
+    """All architectures of a vendor at once, as many at a time as there are processors."""
     pool = ThreadPoolExecutor(os.cpu_count())
-    present = [*(NVIDIA if nvidia_tool("nvcc") else ()), *(AMD if shutil.which("clang++-19") else ())]
-    return {arch: pool.submit(compile_for, arch, folder) for arch in present}
+    return {arch: pool.submit(compile_for, arch, folder) for arch in (NVIDIA if vendor == "cuda" else AMD)}
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +113,16 @@ def arch(request):
 
 
 @pytest.fixture
-def kernels(arch, folder) -> list[Kernel]:
-    jobs = _compiling(folder)
-    if arch not in jobs:
-        pytest.skip(f"no compiler for {arch}: nvcc or clang++-19")
-    return [kernel for kernel in jobs[arch].result() if kernel.policy == POLICY[arch]]
+def compiled(arch, folder) -> list[Kernel]:
+    vendor = "cuda" if arch in NVIDIA else "hip"
+    if not has_compiler(vendor):
+        skip_not_checked(vendor)
+    return _compiling(vendor, folder)[arch].result()
+
+
+@pytest.fixture
+def kernels(arch, compiled) -> list[Kernel]:
+    return [kernel for kernel in compiled if kernel.policy == POLICY[arch]]
 
 
 def test_every_instantiation_is_there(arch, kernels):
@@ -159,11 +164,8 @@ def test_every_kernel_waits_for_the_one_in_front(kernels):
 
 
 @pytest.mark.parametrize("arch", AMD, indirect=True)
-def test_the_kernels_of_other_hardware_are_empty(arch, folder):
+def test_the_kernels_of_other_hardware_are_empty(arch, compiled):
     """One library holds code for all; on a device only its own is called (csrc/hip/arch.h)."""
-    jobs = _compiling(folder)
-    if arch not in jobs:
-        pytest.skip("no clang++-19")
-    for kernel in jobs[arch].result():
+    for kernel in compiled:
         if kernel.policy != POLICY[arch]:
             assert kernel.registers <= 8 and len(re.findall(r"^\t[a-z]", kernel.code, re.MULTILINE)) < 10, kernel.code
