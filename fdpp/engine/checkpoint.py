@@ -6,7 +6,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -29,12 +30,14 @@ class Checkpoint(ABC):
         weight_names: the names of its weights.
         shapes: the shape of each tensor by name.
         eos_token_ids: the tokens that end a text.
+        generation_config: the content of ``generation_config.json``; empty where there is none.
     """
 
     config: DecoderConfig
     weight_names: WeightNames
     shapes: Mapping[str, tuple[int, ...]]
     eos_token_ids: frozenset[int]
+    generation_config: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def read_into(self, name: str, out: Tensor) -> None:
