@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -62,10 +63,10 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: there is no such model, or it is damaged, hostile or of an unknown kind.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model))
+    if os.path.isdir(path):
         return _open_directory(path)
-    if path.is_file():
+    if os.path.isfile(path):
         from fdpp.engine.gguf_checkpoint import GGUFCheckpoint
 
         return GGUFCheckpoint(path)

@@ -183,8 +183,10 @@ class LLM:
                     )
                 )
         eos = ends if ignore_eos else ends | self.eos_token_ids
-        for start in range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size):
-            run_batch(self.decoder, sequences[start : start + self.max_batch_size], eos, self.page_size, logprobs)
+        groups = range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size)
+        with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
+            for start in groups:
+                run_batch(self.decoder, sequences[start : start + self.max_batch_size], eos, self.page_size, logprobs)
         return [
             Completion(
                 sequence.stream.text,
@@ -290,7 +292,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 def _device(device: str | torch.device) -> torch.device:
     try:
         # "cuda" becomes "cuda:0"; a device that is not there fails here.
-        found = torch.empty(0, device=device).device
+        found = torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was compiled with CUDA
         raise RequestError(f"device {show(device)} cannot be used: {one_line(error)}") from error
     if found.type not in ("cpu", "cuda"):

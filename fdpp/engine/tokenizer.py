@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fdpp.engine import chat
 from fdpp.engine.text_stream import Detokenizer
 from fdpp.errors import CheckpointError, RequestError, one_line
+from fdpp.working_directory import existing_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,9 +82,10 @@ def load_directory_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer of a Hugging Face directory, or None where it holds none. Never runs code of the directory."""
     if not any((path / name).exists() for name in _TOKENIZER_FILES):
         return None
-    from transformers import AutoTokenizer
-
     try:
-        return Tokenizer(AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True))
+        with existing_directory():  # transformers asks for one
+            from transformers import AutoTokenizer
+
+            return Tokenizer(AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True))
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
         raise CheckpointError(f"{path}: the tokenizer cannot be loaded: {one_line(error)}") from error
