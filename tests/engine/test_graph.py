@@ -16,8 +16,10 @@ from tests.ops.backends import BACKENDS
 PROMPTS = [[5, 6, 7], list(range(20, 41)), [9], [200, 100, 50, 25], list(range(5, 12))]
 OPTIONS = {
     "greedy": {},
+    "penalised": {"repetition_penalty": 1.5},
+    "logprobs": {"logprobs": 2},
     "sampled": {"temperature": 0.9, "seed": 3},
-    "top-p": {"temperature": 2, "top_p": 0.9, "seed": 1},
+    "top-p": {"temperature": 2, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 1},
 }
 DEVICES = [backend.device for backend in BACKENDS if backend.namespace == "fdpp"]
 
