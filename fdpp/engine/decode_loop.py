@@ -13,7 +13,9 @@ from fdpp.engine import kv_cache
 from fdpp.engine.decoder import Decoder
 from fdpp.engine.graph import MIN_STEPS, Capture, StepGraph, read_tokens
 from fdpp.engine.kv_cache import KVCache
-from fdpp.engine.sampling import NOT_FINITE, Sampler, SamplingOptions
+from fdpp.engine.logprobs import LogprobRecorder
+from fdpp.engine.sampling import NOT_FINITE, Sampler
+from fdpp.engine.sampling_options import SamplingOptions
 from fdpp.engine.text_stream import TextStream
 from fdpp.errors import FdppError
 
@@ -55,20 +57,24 @@ class Generation:
     """One sequence in the making.
 
     Attributes:
-        index: its number in the request.
         prompt: the token ids of the prompt.
         max_new_tokens: the most tokens it may get, at least 1.
         stream: takes its text.
+        sampling: how its tokens are chosen.
+        index: its number among the sequences that share its seed.
         token_ids: the new tokens, the one that ended it included.
+        logprobs: see :class:`LogprobRecorder`; None unless asked for.
         finish_reason: ``"stop"`` (end-of-text token or stop string), ``"length"``, or None as long as it runs.
         timings: filled in as it goes.
     """
 
-    index: int
     prompt: Sequence[int]
     max_new_tokens: int
     stream: TextStream
+    sampling: SamplingOptions = SamplingOptions()
+    index: int = 0
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, float]] | None = None
     finish_reason: str | None = None
     timings: Timings = field(default_factory=Timings)
 
@@ -88,14 +94,22 @@ class Generation:
 def run_batch(
     decoder: Decoder,
     batch: Sequence[Generation],
-    sampling: SamplingOptions,
     eos_token_ids: frozenset[int],
     page_size: int | None,
+    logprobs: int | None = None,
     capture: Capture | None = None,
 ) -> None:
     """Complete all sequences of a batch. **Mutates** them.
 
     With ``capture`` the step becomes a graph, and each step is launched before the tokens of the one before are read.
+
+    Args:
+        decoder: the model.
+        batch: the sequences.
+        eos_token_ids: the tokens that end a text.
+        page_size: tokens per page of the key/value cache; None for a contiguous one.
+        logprobs: the number of likeliest tokens whose log-probabilities are kept; None keeps none at all.
+        capture: how to capture a step; None runs it eagerly.
 
     Raises:
         FdppError: the logits are not finite.
@@ -109,19 +123,31 @@ def run_batch(
     decoder.reserve(max(lengths))
     decoder.rereferences.zero_()
     sampler = Sampler(
-        sampling, [sequence.index for sequence in batch], max(sequence.max_new_tokens for sequence in batch), device
+        [sequence.sampling for sequence in batch],
+        [sequence.index for sequence in batch],
+        max(sequence.max_new_tokens for sequence in batch),
+        device,
+        [sequence.prompt for sequence in batch],
     )
+    recorder = None if logprobs is None else LogprobRecorder(logprobs)
+
+    def choose(logits: torch.Tensor, step: int) -> torch.Tensor:
+        tokens = sampler(logits, step)
+        if recorder is not None:
+            recorder.add(logits, tokens)
+        return tokens
 
     logits = []
     for row, sequence in enumerate(batch):
         start = time.perf_counter()
-        logits.append(decoder.prefill(torch.tensor(sequence.prompt, device=device), cache.row(row)))
+        logits.append(decoder.prefill(torch.tensor(sequence.prompt, dtype=torch.int64, device=device), cache.row(row)))
         _synchronize(device)
         sequence.timings.prompt_tokens = len(sequence.prompt)
         sequence.timings.prompt_seconds = time.perf_counter() - start
 
     start = time.perf_counter()
-    launched = _launch(decoder, batch, cache, torch.stack(logits), sampler, sampling.temperature == 0, capture)
+    is_greedy = recorder is None and all(sequence.sampling.temperature == 0 for sequence in batch)
+    launched = _launch(decoder, batch, cache, torch.stack(logits), choose, is_greedy, capture)
     running = list(enumerate(batch))
     for step, tokens in enumerate(read_tokens(launched, ahead=0 if capture is None else 1)):
         now = time.perf_counter()
@@ -137,6 +163,9 @@ def run_batch(
     rereferences = int(decoder.rereferences.sum())
     for sequence in batch:
         sequence.timings.rereferences = rereferences
+    if recorder is not None:
+        for sequence, kept in zip(batch, recorder.read(), strict=True):
+            sequence.logprobs = kept[: len(sequence.token_ids)]
 
 
 def _launch(

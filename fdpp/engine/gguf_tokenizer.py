@@ -12,6 +12,7 @@ from typing import Any
 
 from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import CheckpointError, one_line
+from fdpp.working_directory import existing_directory
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4  # values of token_type
@@ -154,7 +155,9 @@ _BUILDERS = {"gpt2": _byte_level, "llama": _sentence_piece}
 def _wrap(backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: bool):
     """The backend with its special tokens, as a tokenizer of transformers."""
     from tokenizers import AddedToken, processors
-    from transformers import PreTrainedTokenizerFast
+
+    with existing_directory():  # transformers asks for one
+        from transformers import PreTrainedTokenizerFast
 
     template = metadata.get("tokenizer.chat_template")
     if not isinstance(template, str | None):

@@ -15,7 +15,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
 
     Computed in float32 and in this order so that the tables equal those that the models were trained with.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     frequencies = 1.0 / (rope.theta**exponents)
     if rope.llama3 is not None:
         frequencies = _llama3(frequencies, rope.llama3)
@@ -32,5 +32,5 @@ def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
 
 def tables(frequencies: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32 ``[length, head_dim / 2]`` each."""
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32, device="cpu"), frequencies)
     return angles.cos(), angles.sin()

@@ -37,6 +37,8 @@ class SafetensorsCheckpoint(Checkpoint):
         with about(path):
             self.shapes = {name: _shape(file, name) for name, file in self._file_of.items()}
         self._tokenizer = load_directory_tokenizer(path)
+        if (path / "generation_config.json").exists():
+            self.generation_config = read_json(path / "generation_config.json")
         self.eos_token_ids = self._read_eos(config)
 
     def read_into(self, name: str, out: Tensor) -> None:
@@ -49,11 +51,8 @@ class SafetensorsCheckpoint(Checkpoint):
         return self._tokenizer
 
     def _read_eos(self, config: Mapping[str, Any]) -> frozenset[int]:
-        sources = [config]
-        if (self.path / "generation_config.json").exists():
-            sources.append(read_json(self.path / "generation_config.json"))
         ids = {self._tokenizer.eos_token_id} if self._tokenizer else set()
-        return frozenset(ids.union(*map(_eos_ids, sources))) - {None}
+        return frozenset(ids.union(_eos_ids(config), _eos_ids(self.generation_config))) - {None}
 
 
 def _eos_ids(config: Mapping[str, Any]) -> list[int]:

@@ -16,8 +16,10 @@ from tests.ops.backends import BACKENDS
 PROMPTS = [[5, 6, 7], list(range(20, 41)), [9], [200, 100, 50, 25], list(range(5, 12))]
 OPTIONS = {
     "greedy": {},
+    "penalised": {"repetition_penalty": 1.5},
+    "logprobs": {"logprobs": 2},
     "sampled": {"temperature": 0.9, "seed": 3},
-    "top-p": {"temperature": 2, "top_p": 0.9, "seed": 1},
+    "top-p": {"temperature": 2, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 1},
 }
 DEVICES = [backend.device for backend in BACKENDS if backend.namespace == "fdpp"]
 
@@ -163,3 +165,31 @@ def test_memory_does_not_grow(checkpoints):
         llm.generate(PROMPTS, max_new_tokens=MIN_STEPS + 2, ignore_eos=True)
         reserved.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
     assert reserved[-1] == reserved[3]
+
+
+def test_rows_that_have_ended_idle(checkpoints):
+    """From the next step on, or from the one after where the next is launched before the token is read."""
+    llm = LLM(checkpoints("llama")[0])
+    free = llm.generate(PROMPTS, max_new_tokens=MIN_STEPS, ignore_eos=True)
+    eos, step = free[1].token_ids[4], llm.decoder.step
+    ends = [
+        tokens.index(eos) + 1 if eos in tokens else MIN_STEPS
+        for tokens in (completion.token_ids for completion in free)
+    ]
+    llm.eos_token_ids, steps = frozenset({eos}), []
+
+    def spy(tokens, positions, seqlens, cache):
+        assert torch.equal(positions[:, 0] + 1, seqlens)
+        steps.append(positions[:, 0].tolist())
+        return step(tokens, positions, seqlens, cache)
+
+    llm.decoder.step = spy
+    for capture, ahead in ((None, 0), (record, 1)):
+        llm._capture = capture
+        steps.clear()
+        llm.generate(PROMPTS, max_new_tokens=MIN_STEPS)
+        for row, (prompt, end) in enumerate(zip(PROMPTS, ends, strict=True)):
+            moved = min(end - 1 + ahead, MIN_STEPS - 1)
+            expected = [len(prompt) + at if at < moved else -1 for at in range(len(steps))]
+            assert [positions[row] for positions in steps] == expected
+    assert min(ends) < MIN_STEPS
