@@ -37,17 +37,21 @@ class Decoder:
         # What a layer adds to the stream is normed for whoever reads it next: the next layer, or the head.
         next_norms = [layer.input_norm for layer in weights.layers[1:]] + [weights.final_norm]
         self._layers = list(zip(weights.layers, config.windows, next_norms, strict=True))
-        self._frequencies = rope.inverse_frequencies(config.rope, config.head_dim)
-        if weights.rope_divisors is not None:
-            self._frequencies = self._frequencies / weights.rope_divisors
-        self._cos, self._sin = rope.tables(self._frequencies, 0)
+        self._step_tables = self._on_device(rope.step_tables, 0)
 
     def reserve(self, length: int) -> None:
         """Make the rotary tables cover positions below ``length``, at least."""
-        if length <= len(self._cos):
-            return
-        tables = rope.tables(self._frequencies, length)
-        self._cos, self._sin = (table.to(self.rereferences.device) for table in tables)
+        if length > len(self._step_tables[0]):
+            self._step_tables = self._on_device(rope.step_tables, length)
+
+    def _on_device(self, tables: Callable[..., tuple[Tensor, Tensor]], length: int) -> tuple[Tensor, Tensor]:
+        cos, sin = tables(self.config.rope, self.config.head_dim, length, self.weights.rope_divisors)
+        return cos.to(self.rereferences.device), sin.to(self.rereferences.device)
+
+    def _prompt_tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """The rotary tables of a prompt: those of the steps, unless the prompt's length changes the frequencies."""
+        limit = rope.changes_beyond(self.config.rope)
+        return self._step_tables if limit is None or length <= limit else self._on_device(rope.prompt_tables, length)
 
     def step(self, tokens: Tensor, positions: Tensor, cache_seqlens: Tensor, cache: KVCache) -> Tensor:
         """Append one token to each sequence and predict the next.
@@ -75,7 +79,7 @@ class Decoder:
             )
 
         num_splits = _num_splits()
-        hidden = self._forward(tokens[:, None], positions, cache, attention)
+        hidden = self._forward(tokens[:, None], positions, cache, attention, self._step_tables)
         return ops.linear(hidden[:, 0], self.weights.lm_head)
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -89,14 +93,17 @@ class Decoder:
             logits ``[V]`` after the last token.
         """
         hidden = self.weights.embedding[:0]
+        tables = self._prompt_tables(len(tokens))
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = tokens[None, start : start + PREFILL_CHUNK]
             stop = start + chunk.shape[1]
             positions = torch.arange(start, stop, dtype=torch.int32, device=tokens.device)[None]
-            hidden = self._forward(chunk, positions, cache, self._prefill_attention(cache, start, stop))
+            hidden = self._forward(chunk, positions, cache, self._prefill_attention(cache, start, stop), tables)
         return ops.linear(hidden[0, -1:], self.weights.lm_head)[0]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, cache: KVCache, attention: Attention) -> Tensor:
+    def _forward(
+        self, tokens: Tensor, positions: Tensor, cache: KVCache, attention: Attention, tables: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """The normed output of the last layer, ``[B, S, H]``, for tokens ``[B, S]``; appends to the cache."""
         config, eps = self.config, self.config.norm_eps
         batch, length = tokens.shape
@@ -108,7 +115,7 @@ class Decoder:
             q, k, v = qkv.split_with_sizes(self._qkv_heads, dim=2)  # not split(): it wraps this in Python
             if config.qk_norm:
                 q, k = ops.rms_norm(q, layer.q_norm, eps), ops.rms_norm(k, layer.k_norm, eps)
-            q = ops.rope_append(q, k, v, self._cos, self._sin, positions, keys, values, cache.block_table)
+            q = ops.rope_append(q, k, v, *tables, positions, keys, values, cache.block_table)
             x = ops.linear(attention(q, keys, values, window).view(batch, length, -1), layer.o, layer.o_bias)
             x = ops.add_rms_norm(x, residual, layer.post_norm, eps)
             x = ops.linear(x, layer.gate_up, layer.gate_up_bias, gated=True)

@@ -14,6 +14,9 @@ from fdpp import native
 from fdpp.engine.checkpoint import Checkpoint
 from fdpp.errors import CheckpointError
 
+# Tensors that repeat what the config says, or that are read with it.
+_DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
 Progress = Callable[[int, int, str], None]
 """Called with the number of tensors loaded, their number in all, and the name of the next one or the last one."""
 
@@ -134,7 +137,8 @@ def _plan(checkpoint: Checkpoint) -> list[_Entry]:
         if bias:
             plan.append(_Entry(f"{key}_bias", tuple((f"{name}.bias", (n,)) for name, n in pairs), in_turn))
 
-    linear("embedding", (names.embedding,), (vocab,), hidden)
+    embedding, lm_head = _embedding_names(checkpoint)
+    linear("embedding", (embedding,), (vocab,), hidden)
     for i in range(config.num_layers):
         at = f"{i}."
         vector(at + "input_norm", names.input_norm.format(i=i), hidden)
@@ -149,9 +153,22 @@ def _plan(checkpoint: Checkpoint) -> list[_Entry]:
         linear(at + "gate_up", gate_up, (inner, inner), hidden, config.mlp_bias, in_turn=True)
         linear(at + "down", (names.down.format(i=i),), (hidden,), inner, config.mlp_bias)
     vector("final_norm", names.final_norm, hidden)
-    if not config.tied_embeddings:
-        linear("lm_head", (names.lm_head,), (vocab,), hidden)
+    if lm_head is not None:
+        linear("lm_head", (lm_head,), (vocab,), hidden)
     return plan
+
+
+def _embedding_names(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """The stored names of the embedding and of the head, None where the embedding serves as the head.
+
+    The file counts, as in transformers, not the config's word: with tied embeddings it may hold either of the two, and
+    where it holds both, the head has been trained on its own.
+    """
+    names = checkpoint.weight_names
+    has_embedding, has_head = (f"{name}.weight" in checkpoint.shapes for name in (names.embedding, names.lm_head))
+    if not checkpoint.config.tied_embeddings or (has_embedding and has_head):
+        return names.embedding, names.lm_head
+    return names.lm_head if has_head else names.embedding, None
 
 
 def _assemble(loaded: dict[str, Tensor], checkpoint: Checkpoint) -> DecoderWeights:
@@ -173,16 +190,10 @@ def _check_shapes(checkpoint: Checkpoint, plan: list[_Entry]) -> None:
         if checkpoint.shapes[name] != shape:
             raise CheckpointError(f"tensor {name}: expected shape {shape}, got {checkpoint.shapes[name]}")
     # A weight that the decoder has no place for means that the model is not what its config says.
-    surplus = [name for name in checkpoint.shapes if name not in wanted and not _is_derived(name, checkpoint)]
+    surplus = [name for name in checkpoint.shapes if name not in wanted and not name.endswith(_DERIVED)]
     if surplus:
         example = f"{surplus[0]!r:.80}"
         raise CheckpointError(f"{len(surplus)} tensors that this architecture does not have, such as {example}")
-
-
-def _is_derived(name: str, checkpoint: Checkpoint) -> bool:
-    """Tensors that repeat what the config or other tensors say."""
-    tied_head = checkpoint.config.tied_embeddings and name == f"{checkpoint.weight_names.lm_head}.weight"
-    return tied_head or name.endswith(("rotary_emb.inv_freq", "rope_freqs.weight"))
 
 
 def _check_memory(plan: list[_Entry], dtype: torch.dtype, device: torch.device) -> None:
