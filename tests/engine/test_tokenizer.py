@@ -51,7 +51,7 @@ def test_pre_tokenizers(pre, text, pieces):
 def test_no_pre_tokenizer_warns():
     metadata = tiny_gguf_tokenizer()
     del metadata["tokenizer.ggml.pre"]
-    with pytest.warns(UserWarning, match="GPT-2's is used"):
+    with pytest.warns(UserWarning, match="llama.cpp's default is used"):
         load_gguf_tokenizer(metadata)
 
 
