@@ -1,9 +1,9 @@
 """What llama.cpp knows of a vocabulary by its name or by the text of its tokens, as data.
 
-A GGUF file names its pre-tokenizer (``tokenizer.ggml.pre``) and leaves the rest to the reader. The names, what they mean
-and the ends of a text are those of llama.cpp (``src/llama-vocab.cpp``); the expressions are those of the models'
-``tokenizer.json``, which llama.cpp partly approximates. NFC, which llama.cpp leaves out, is what the tokenizers of
-transformers apply.
+A GGUF file names its pre-tokenizer (``tokenizer.ggml.pre``) and leaves the rest to its reader. The names, what they
+mean and the ends of a text are those of llama.cpp (``src/llama-vocab.cpp``); the expressions are those of the models'
+``tokenizer.json``, which llama.cpp approximates here and there. NFC is what the tokenizers of transformers apply, and
+llama.cpp does not.
 """
 
 from __future__ import annotations
