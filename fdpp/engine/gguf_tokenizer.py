@@ -62,7 +62,7 @@ def end_of_text_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
     ids.update(index for index, text in enumerate(texts) if text in ENDS)
     for name, candidates in FILE_ENDS.items():
         if special_id(metadata, name) is None:
-            ids.update([texts.index(text) for text in candidates if text in texts][:1])
+            ids.update(texts.index(text) for text in candidates if text in texts)
     ends = {texts[index]: index for index in ids if index < len(texts)}
     return frozenset(ids - {ends[text] for text, others in INNER_ENDS if {text, *others} <= ends.keys()})
 
@@ -193,8 +193,9 @@ def _wrap(backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: boo
     marked = list(zip(tokens, kinds, strict=True))
     # An end of a text is a control token even where the converter has called it a word.
     control = [token for token, kind in marked if kind == _CONTROL or token in ends]
+    words = [token for token, kind in marked if kind == _USER_DEFINED and token not in ends]
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in control])
-    backend.add_tokens([AddedToken(token, normalized=False) for token, kind in marked if kind == _USER_DEFINED])
+    backend.add_tokens([AddedToken(token, normalized=False) for token in words])
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {token: special_id(metadata, name) for token, name in names.items()}
     special = {token: tokens[index] for token, index in ids.items() if index is not None}

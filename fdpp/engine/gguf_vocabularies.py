@@ -36,6 +36,11 @@ def _any(*alternatives: str) -> str:
     return "|".join(alternatives)
 
 
+def _letters(ranges: str) -> str:
+    """The inside of a character class, from hexadecimal code points and ranges of them."""
+    return "".join("-".join(rf"\x{{{end}}}" for end in part.split("-")) for part in ranges.split())
+
+
 _APOSTROPHES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _MARKS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -44,8 +49,8 @@ _BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _DIGIT, _THREE_DIGITS, _LINES = r"\p{N}", r"\p{N}{1,3}", r"[^\n]+|[\n]+"
 _CAPITALS, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _HAN_CAPITALS, _HAN_SMALL = (f"{letters[:-1]}&&[^\\p{{Han}}]]" for letters in (_CAPITALS, _SMALL))
-_IDEOGRAPHS = "[一-龥぀-ゟ゠-ヿ]+"
-_OLD_IDEOGRAPHS = "[一-龥ࠀ-一가-퟿]+"
+_IDEOGRAPHS = rf"[{_letters('4E00-9FA5 3040-309F 30A0-30FF')}]+"
+_OLD_IDEOGRAPHS = rf"[{_letters('4E00-9FA5 800-4E00 AC00-D7FF')}]+"
 
 
 def _cased(capitals: str, small: str, end: str = "") -> tuple[str, str]:
@@ -64,13 +69,33 @@ _YOUTU = _any(*_cased(_CAPITALS, _SMALL, _APOSTROPHES + "?"), _DIGIT, _CODE_MARK
 _KIMI_K2 = _any(r"\p{Han}+", *_cased(_HAN_CAPITALS, _HAN_SMALL, _APOSTROPHES + "?"), _THREE_DIGITS, _MARKS, _BLANKS)
 _ASCII_MARK = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _DEEPSEEK3 = (rf"{_ASCII_MARK}[A-Za-z]+", r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+")
-_DEEPSEEK_LETTERS = (
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώ"
-    "ᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
-    "𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+_DEEPSEEK_LETTERS = _letters(
+    "41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F 386 388-38A 38C 38E-3A1 "
+    "3A3-3F5 3F7-481 48A-52F 531-556 10A0-10C5 13A0-13F5 13F8-13FD 1C90-1CBA 1CBD-1CBF 1D00-1D2B 1D6B-1D77 1D79-1D9A "
+    "1E00-1F15 1F18-1F1D 1F20-1F45 1F48-1F4D 1F50-1F57 1F59 1F5B 1F5D 1F5F-1F7D 1F80-1FB4 1FB6-1FBC 1FBE 1FC2-1FC4 "
+    "1FC6-1FCC 1FD0-1FD3 1FD6-1FDB 1FE0-1FEC 1FF2-1FF4 1FF6-1FFC 2102 2107 210A-2113 2115 2119-211D 2124 2126 2128 "
+    "212A-212D 212F-2134 2139 213C-213F 2145-2149 214E 2183 2184 2C00-2C7B 2C7E-2CE4 2CEB-2CEE 2CF2 2CF3 A640-A66D "
+    "A680-A69B A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3 "
+    "104D8-104FB 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943"
+)
+_DEEPSEEK_MARKS = _letters("21-2F 3A-7E FF01-FF0F FF1A-FF5E 2018-201F 3000-3002")
+_YOUTU_SCRIPTS = _any(
+    *(
+        f"[{_letters(ranges)}]+"
+        for ranges in (
+            "AC00-D7A3 3131-318E",
+            "FF01 2026 201C 201D 2018 2019 2014 FF1A FF1B FF0C 3001-303F FE30-FE4F",
+            "3105-312F",
+        )
+    ),
+    _IDEOGRAPHS,
+)
+_AFMOE_SCRIPTS = _letters(
+    "4E00-9FFF 3400-4DBF F900-FAFF 3040-309F 30A0-30FF FF65-FF9F 2F00-2FDF E40-E7F E80-EFF 1780-17FF 1000-109F "
+    "AA60-AA7F A9E0-A9FF AC00-D7AF 1100-11FF"
 )
 _LONG_BLANKS = _any(*(rf"\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4)), r"\s{1,2}(?!\S)", r"\s")
-_POINTS = " ?[^(\\s|.,!?…。，、।۔،)]+"
+_POINTS = rf" ?[^(\s|.,!?{_letters('2026 3002 FF0C 3001 964 6D4 60C')})]+"
 
 # Names that mean the same share a row.
 _ROWS: dict[str, PreTokenizer] = {
@@ -113,9 +138,7 @@ _ROWS: dict[str, PreTokenizer] = {
     "granite-embed-multi-97m": PreTokenizer((_GPT4O,), ignore_merges=True),
     "tiny_aya cohere2moe": PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)),
     "kimi-k2": PreTokenizer((_KIMI_K2,)),
-    "youtu": PreTokenizer(
-        ("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|" + _IDEOGRAPHS, _YOUTU), ignore_merges=True
-    ),
+    "youtu": PreTokenizer((_YOUTU_SCRIPTS, _YOUTU), ignore_merges=True),
     "deepseek-v3 hunyuan-dense joyai-llm hy_v4": PreTokenizer(
         (_THREE_DIGITS, _IDEOGRAPHS, _any(*_DEEPSEEK3, r" ?[\p{P}\p{S}]+[\r\n]*", _BLANKS))
     ),
@@ -125,7 +148,7 @@ _ROWS: dict[str, PreTokenizer] = {
     "afmoe": PreTokenizer(
         (
             r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",  # groups of three, counted from the end
-            "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
+            f"[{_AFMOE_SCRIPTS}]+",
             _any(*_DEEPSEEK3, r" ?[\p{P}\p{S}]+[\r\n]*", _BLANKS),
         )
     ),
@@ -133,7 +156,7 @@ _ROWS: dict[str, PreTokenizer] = {
         (
             r"[\r\n]",
             rf"\s?[{_DEEPSEEK_LETTERS}]+",
-            "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
+            rf"\s?[{_DEEPSEEK_MARKS}]+",
             r"\s+$",
             _OLD_IDEOGRAPHS,
             r"\p{N}+",
@@ -166,7 +189,7 @@ ENDS = frozenset(
     "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> "
     "<｜end▁of▁sentence｜> [e~[".split()
 )
-# Between the files of a repository: key of the metadata to the texts of which the first counts where it is absent.
+# Ends between the files of a repository: a key of the metadata, and the texts that count where it is absent.
 FILE_ENDS = {
     "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
