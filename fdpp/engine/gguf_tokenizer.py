@@ -28,7 +28,7 @@ def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
         CheckpointError: the metadata are inconsistent, or of a kind that is not known.
     """
     kind = metadata.get(_PREFIX + "model")
-    if kind is None:
+    if kind in (None, "none", "no_vocab"):
         return None
     tokens = metadata.get(_PREFIX + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
@@ -142,7 +142,7 @@ def _sentence_piece(tokens: list[str], vocabulary: dict[str, int], metadata: Map
             byte_fallback=True,
         )
     )
-    prefix = metadata.get(_PREFIX + "add_space_prefix", True)
+    prefix = _flag(metadata, "add_space_prefix", True)
     backend.normalizer = normalizers.Sequence(
         [*([normalizers.Prepend(_SPACE)] if prefix else []), normalizers.Replace(" ", _SPACE)]
     )

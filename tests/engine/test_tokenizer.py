@@ -103,6 +103,7 @@ def test_end_of_text_ids():
 
 def test_no_tokenizer_in_the_file():
     assert load_gguf_tokenizer({}) is None
+    assert load_gguf_tokenizer({"tokenizer.ggml.model": "no_vocab"}) is None
 
 
 def test_chat_template():
