@@ -12,8 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from fdpp.engine import rope
 from fdpp.engine.config import HEAD_DIMS
-from fdpp.engine.families.base import rope_config
 from fdpp.engine.families.llama import LLAMA
+from fdpp.engine.families.rope import rope_config
 from fdpp.engine.llm import LLM
 from fdpp.errors import CheckpointError
 from tests.engine.models import LENGTH_DEPENDENT, VOCAB
