@@ -116,9 +116,8 @@ def _tensors_of(files: list[Any]) -> dict[str, tuple[Any, str]]:
             # AutoModel saves a decoder without its head, and without the prefix that the decoder has below a head.
             name = f"model.{stored}" if stored.startswith(_WITHOUT_PREFIX) else stored
             if name in tensors:
-                raise CheckpointError(
-                    f"tensor {name!r:.80} occurs twice, as {tensors[name][1]!r:.80} and {stored!r:.80}"
-                )
+                spelled = "" if tensors[name][1] == stored else f", as {tensors[name][1]!r:.80} and {stored!r:.80}"
+                raise CheckpointError(f"tensor {name!r:.80} occurs twice{spelled}")
             tensors[name] = file, stored
     return tensors
 
