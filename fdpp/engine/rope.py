@@ -24,8 +24,8 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, lengths: Tensor | None 
     Returns:
         float32 ``[N, head_dim / 2]``, or ``[1, head_dim / 2]`` where the length does not matter.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    lengths = torch.ones(1, dtype=torch.int64) if lengths is None else lengths
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    lengths = torch.ones(1, dtype=torch.int64, device="cpu") if lengths is None else lengths
     return _scaled(rope, exponents, lengths[:, None]) / rope.linear_factor
 
 
@@ -44,14 +44,14 @@ def step_tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor |
     Returns:
         two float32 tensors ``[length, head_dim / 2]``.
     """
-    return _tables(rope, head_dim, length, divisors, torch.arange(1, length + 1))
+    return _tables(rope, head_dim, length, divisors, torch.arange(1, length + 1, device="cpu"))
 
 
 def prompt_tables(
     rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """As :func:`step_tables`, for a prompt of ``length`` tokens that is rotated as a whole."""
-    return _tables(rope, head_dim, length, divisors, torch.tensor([length]))
+    return _tables(rope, head_dim, length, divisors, torch.tensor([length], device="cpu"))
 
 
 def _tables(
@@ -60,7 +60,7 @@ def _tables(
     frequencies = inverse_frequencies(rope, head_dim, lengths if changes_beyond(rope) is not None else None)
     if divisors is not None:
         frequencies = frequencies / divisors
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+    angles = torch.arange(length, dtype=torch.float32, device="cpu")[:, None] * frequencies
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
 
 
@@ -103,7 +103,7 @@ def _yarn(theta: float, exponents: Tensor, scaling: YarnScaling) -> Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     width = high - low if high != low else 0.001
-    stretch = ((torch.arange(count, dtype=torch.float32) - low) / width).clamp(0.0, 1.0)
+    stretch = ((torch.arange(count, dtype=torch.float32, device="cpu") - low) / width).clamp(0.0, 1.0)
     wavelengths = theta**exponents
     keep = 1 - stretch
     return 1.0 / (scaling.factor * wavelengths) * (1 - keep) + 1.0 / wavelengths * keep
@@ -112,6 +112,7 @@ def _yarn(theta: float, exponents: Tensor, scaling: YarnScaling) -> Tensor:
 def _longrope(theta: float, exponents: Tensor, scaling: LongRopeScaling, lengths: Tensor) -> Tensor:
     """Source: LongRoPE, arXiv 2402.13753."""
     short, long = (
-        torch.tensor(factors, dtype=torch.float32) for factors in (scaling.short_factors, scaling.long_factors)
+        torch.tensor(factors, dtype=torch.float32, device="cpu")
+        for factors in (scaling.short_factors, scaling.long_factors)
     )
     return 1.0 / (torch.where(lengths > scaling.original_max_positions, long, short) * theta**exponents)

@@ -89,6 +89,26 @@ def test_frequencies_are_equal_to_the_last_bit_but_two(name):
     torch.testing.assert_close(ours, theirs, rtol=4 * 2.0**-24, atol=0)
 
 
+@pytest.fixture
+def other_defaults():
+    """What a program may have set for its own tensors."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(dtype)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_tables_do_not_depend_on_the_defaults_of_the_process(name, request):
+    read = rope_config(BASE | {"rope_parameters": parameters(name, 64)})
+    functions = (rope.step_tables, rope.prompt_tables)
+    expected = [function(read, 64, 100) for function in functions]
+    request.getfixturevalue("other_defaults")
+    torch.testing.assert_close([function(read, 64, 100) for function in functions], expected, rtol=0, atol=0)
+
+
 PLACES = {
     "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 3e4},
     "rope_scaling": {"type": "linear", "factor": 3.0},
