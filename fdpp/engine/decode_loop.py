@@ -100,7 +100,6 @@ def run_batch(
     lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in batch]
     cache = kv_cache.allocate(decoder.config, lengths, weights.embedding.dtype, device, page_size)
     decoder.reserve(max(lengths))
-    decoder.rereferences.zero_()
     sampler = Sampler(
         sampling, [sequence.index for sequence in batch], max(sequence.max_new_tokens for sequence in batch), device
     )
@@ -138,7 +137,7 @@ def run_batch(
         positions += advance[:, None]
         seqlens += advance
         tokens = sampler(decoder.step(tokens.clamp(min=0), positions, seqlens, cache), step)
-    rereferences = int(decoder.rereferences.sum())
+    rereferences = int(cache.rereferences.sum())
     for sequence in batch:
         sequence.timings.rereferences = rereferences
 

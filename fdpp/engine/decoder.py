@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -17,36 +18,37 @@ from fdpp.engine.weights import DecoderWeights
 PREFILL_CHUNK = 1024  # tokens; bounds the memory of activations and masks
 _MAX_DECODE_QUERIES = 16  # what decode_attention takes at once
 _INVARIANT_SPLITS = 8  # of the keys, where results must not depend on the batch
+_RESERVING = threading.Lock()  # not one per decoder: a lock can be neither copied nor pickled
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From q ``[B, S, Hq, D]``, the layer's keys and values in the cache, and its window, to ``[B, S, Hq, D]``."""
 
 
 class Decoder:
-    """The layers of one model on one device.
-
-    Attributes:
-        rereferences: int64 ``[Hq]``; :meth:`step` adds the number of times that a softmax reference had to move.
-    """
+    """The layers of one model on one device. Threads may share it: what belongs to a request is in its cache."""
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
         self.weights = weights
-        self.rereferences = torch.zeros(config.num_heads, dtype=torch.int64, device=weights.embedding.device)
+        self.device = weights.embedding.device
         self._qkv_heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         # What a layer adds to the stream is normed for whoever reads it next: the next layer, or the head.
         next_norms = [layer.input_norm for layer in weights.layers[1:]] + [weights.final_norm]
         self._layers = list(zip(weights.layers, config.windows, next_norms, strict=True))
         self._step_tables = self._on_device(rope.step_tables, 0)
 
+    def __reduce__(self):  # without the rotary tables, which the next request reserves
+        return type(self), (self.config, self.weights)
+
     def reserve(self, length: int) -> None:
-        """Make the rotary tables cover positions below ``length``, at least."""
-        if length > len(self._step_tables[0]):
-            self._step_tables = self._on_device(rope.step_tables, length)
+        """Make the rotary tables cover positions below ``length``, at least. They never shrink."""
+        with _RESERVING:
+            if length > len(self._step_tables[0]):
+                self._step_tables = self._on_device(rope.step_tables, length)
 
     def _on_device(self, tables: Callable[..., tuple[Tensor, Tensor]], length: int) -> tuple[Tensor, Tensor]:
         cos, sin = tables(self.config.rope, self.config.head_dim, length, self.weights.rope_divisors)
-        return cos.to(self.rereferences.device), sin.to(self.rereferences.device)
+        return cos.to(self.device), sin.to(self.device)
 
     def _prompt_tables(self, length: int) -> tuple[Tensor, Tensor]:
         """The rotary tables of a prompt: those of the steps, unless the prompt's length changes the frequencies."""
@@ -60,7 +62,7 @@ class Decoder:
             tokens: int64 ``[B]``.
             positions: int32 ``[B, 1]``; -1 for a row that idles.
             cache_seqlens: int32 ``[B]``, ``positions + 1``.
-            cache: **mutated**: keys and values of the new tokens are written.
+            cache: **mutated**: keys and values of the new tokens are written, and it counts the references that moved.
 
         Returns:
             logits ``[B, V]`` in the dtype of the weights. Rows that idle hold no meaning.
@@ -75,7 +77,7 @@ class Decoder:
                 cache.block_table,
                 window=window,
                 num_splits=num_splits,
-                rereference_count=self.rereferences,
+                rereference_count=cache.rereferences,
             )
 
         num_splits = _num_splits()
@@ -124,7 +126,7 @@ class Decoder:
 
     def _prefill_attention(self, cache: KVCache, start: int, stop: int) -> Attention:
         """Attention of positions ``start`` to ``stop`` over everything up to each of them."""
-        device = self.rereferences.device
+        device = self.device
         if stop - start <= _MAX_DECODE_QUERIES:
             lengths = torch.tensor([stop], dtype=torch.int32, device=device)
             return lambda q, keys, values, window: ops.decode_attention(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +23,39 @@ Progress = Callable[[int, int, str], None]
 """Called with the number of tensors loaded, their number in all, and the name of the next one or the last one."""
 
 
+class _Pickled:
+    """Weights as one file of torch: pickle alone would write the block that they are cut from for each of them."""
+
+    __slots__ = ()
+
+    def __reduce__(self):
+        file = io.BytesIO()
+        torch.save(_plain(self), file)
+        return _unpickled, (type(self), file.getvalue())
+
+    def __deepcopy__(self, memo):
+        return type(self)(*(copy.deepcopy(getattr(self, name), memo) for name in self.__slots__))
+
+
+def _plain(weights: object) -> object:
+    if isinstance(weights, list):
+        return [_plain(entry) for entry in weights]
+    return (
+        {name: _plain(getattr(weights, name)) for name in weights.__slots__}
+        if isinstance(weights, _Pickled)
+        else weights
+    )
+
+
+def _unpickled(kind: type, file: bytes):
+    weights = torch.load(io.BytesIO(file), weights_only=True)
+    if "layers" in weights:
+        weights["layers"] = [LayerWeights(**layer) for layer in weights["layers"]]
+    return kind(**weights)
+
+
 @dataclass(slots=True)
-class LayerWeights:
+class LayerWeights(_Pickled):
     """One layer. Linear weights are ``[out, in]``; H hidden, F intermediate, D head length."""
 
     input_norm: Tensor  # [H]
@@ -40,7 +73,7 @@ class LayerWeights:
 
 
 @dataclass(slots=True)
-class DecoderWeights:
+class DecoderWeights(_Pickled):
     """All of a decoder. With tied embeddings ``lm_head`` is ``embedding``."""
 
     embedding: Tensor  # [V, H]
