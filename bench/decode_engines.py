@@ -32,6 +32,7 @@ class Fdpp:
             num_threads=job["threads"],
             max_batch_size=max(job["batches"]),
             max_seq_len=context_length(job),
+            generation_config=False,
         )
 
     def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:

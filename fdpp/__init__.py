@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 
-from fdpp import ops
+from fdpp.working_directory import existing_directory
+
+with existing_directory():
+    from fdpp import ops
 
 try:
     __version__ = version("fdpp")

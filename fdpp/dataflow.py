@@ -56,12 +56,21 @@ COLUMNS = [field.name for field in fields(Row)]
 _PARSERS = {"str": str, "int": int, "float": float}
 
 
-def user_table() -> Path:
-    """The user's own table: ``FDPP_DATAFLOW_TABLE``, else ``fdpp/dataflow.csv`` in the user's cache directory."""
+def user_table() -> Path | None:
+    """The user's own table: ``FDPP_DATAFLOW_TABLE``, else ``fdpp/dataflow.csv`` in the user's cache directory.
+
+    None where there is no such directory: a user without a home, as containers have them.
+    """
     named = os.environ.get("FDPP_DATAFLOW_TABLE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fdpp" / "dataflow.csv"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # unset or, by the specification of XDG, to be ignored
+        home = os.path.expanduser("~")  # stays "~" where there is none
+        if not os.path.isabs(home):
+            return None
+        cache = Path(home) / ".cache"
+    return cache / "fdpp" / "dataflow.csv"
 
 
 def read_table(path: Path) -> list[Row]:
@@ -151,11 +160,12 @@ def tables() -> dict[Path, list[Row]]:
 
     A table that cannot be used is left out, with a warning that says why.
     """
-    paths = [*sorted(SHIPPED.glob("*.csv")), user_table()]
+    own = user_table()
+    paths = [*sorted(SHIPPED.glob("*.csv")), *([own] if own else [])]
     found = {}
     for path in paths:
-        if not path.is_file():
-            if path == user_table() and os.environ.get("FDPP_DATAFLOW_TABLE"):
+        if not os.path.isfile(path):  # Path.is_file() raises where a directory may not be searched
+            if path == own and os.environ.get("FDPP_DATAFLOW_TABLE"):
                 warnings.warn(f"FDPP_DATAFLOW_TABLE: {path} is no file; going on without it", stacklevel=2)
             continue
         try:

@@ -35,7 +35,7 @@ def decode_attention(
     kv_heads = k_cache.shape[2]
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     queries = q.double().unflatten(2, (kv_heads, q_heads // kv_heads))  # [B, Sq, Hkv, group, D]
-    out = torch.zeros(queries.shape, dtype=torch.float64)
+    out = torch.zeros(queries.shape, dtype=torch.float64, device=q.device)
 
     def per_head(x: Tensor) -> Tensor:
         return x.double().view(kv_heads, -1, 1)
@@ -52,7 +52,7 @@ def decode_attention(
             if softcap > 0:
                 logits = softcap * torch.tanh(logits / softcap)
             if alibi_slopes is not None:
-                distance = position - torch.arange(first, position + 1, dtype=torch.float64)
+                distance = position - torch.arange(first, position + 1, dtype=torch.float64, device=q.device)
                 logits = logits - per_head(alibi_slopes) * distance
             denominator = logits if sinks is None else torch.cat([logits, per_head(sinks)], dim=-1)
             weights = torch.exp(logits - denominator.logsumexp(dim=-1, keepdim=True))

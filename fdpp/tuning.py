@@ -5,6 +5,7 @@ Source: the offline profiling of FlashDecoding++ (arXiv 2311.01282), section 5.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,7 +34,7 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
     ``weights``: copies of a ``[N, K]`` weight that together exceed the caches. ``seconds``: budget of the measurement.
     """
     (N, K), dtype, device = weights[0].shape, weights[0].dtype, str(weights[0].device)
-    x = torch.randn(M, K, generator=torch.Generator().manual_seed(M)).to(dtype).to(device)
+    x = _normal(M, K, seed=M).to(dtype).to(device)
     dtype_name = str(dtype).removeprefix("torch.")
     host, index = dataflow.host_of(device)
     functions = candidates(host, index, M, dtype_name)
@@ -92,9 +93,11 @@ def tune(
 
     Raises:
         ValueError: a device that is not there or does not take a dtype, a shape that is not positive or whose weights
-            exceed 8 GiB, or a table that cannot be read.
+            exceed 8 GiB, a table that cannot be read, or no place for one.
     """
     path, dtypes = path or dataflow.user_table(), list(dtypes)
+    if path is None:
+        raise ValueError("this user has no home directory: name a table with --output or FDPP_DATAFLOW_TABLE")
     if not device.startswith("cpu") and "float32" in dtypes:
         raise ValueError("dtype float32: expected bfloat16 or float16, which is what the kernels of a GPU take")
     host, index = dataflow.host_of(device)
@@ -103,7 +106,7 @@ def tune(
     for N, K in shapes:
         if N < 1 or K < 1 or N * K * 4 > MAX_WEIGHT_BYTES:
             raise ValueError(f"shape N={N}, K={K}: expected positive sizes and at most 8 GiB of weights")
-    table = {row.key: row for row in dataflow.read_table(path)} if path.is_file() else {}
+    table = {row.key: row for row in dataflow.read_table(path)} if os.path.isfile(path) else {}
     comment = f"fdpp dataflow table: medians of cold-cache runs, torch {torch.__version__}" + (
         f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     )
@@ -115,7 +118,7 @@ def tune(
             done += len(rows) - len(missing)
             if not missing:
                 continue
-            weight = torch.randn(N, K, generator=torch.Generator().manual_seed(N)).mul_(K**-0.5).to(dtype).to(device)
+            weight = _normal(N, K, seed=N).mul_(K**-0.5).to(dtype).to(device)
             weights = [weight.clone() for _ in range(timing.cold_copies(weight.nbytes, device))]
             for M in missing:
                 if progress:
@@ -128,3 +131,9 @@ def tune(
         progress(total, total, str(path))
     dataflow.install()
     return path
+
+
+def _normal(rows: int, columns: int, seed: int) -> torch.Tensor:
+    """float32 on the CPU, whatever torch's default dtype, device and generator are."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device="cpu")

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    llm = load_model(arguments, max_batch_size=arguments.batch)
+    llm = load_model(arguments, max_batch_size=arguments.batch, generation_config=False)
     (warm_up,) = llm.generate(TEXT, max_new_tokens=2, ignore_eos=True)
     ids = warm_up.prompt_token_ids
     prompt = (ids * (arguments.prompt_tokens // len(ids) + 1))[: arguments.prompt_tokens]

@@ -4,17 +4,21 @@ The text streams to stdout; the figures come last, on stderr.
 
 With a chat model (one that has a chat template) the prompt is sent as a user's message, like LLM.chat. With any other
 model, and with --raw, the text is continued as it stands, like LLM.generate. --chat makes a missing template an error.
+
+Tokens are chosen as the model's generation_config.json says, else greedily; each option below wins over that.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from typing import Any
 
-from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model, number
+from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model, number, text
 from fdpp.cli.summary import render_summary
-from fdpp.errors import RequestError
+from fdpp.errors import RequestError, one_line
 from fdpp.timing import memory_bandwidth
 
 MAX_PROMPT_BYTES = 64 * 2**20
@@ -25,43 +29,87 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_argument_group("prompt").add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file; - is stdin")
-    template = parser.add_mutually_exclusive_group()
+
+    chat = parser.add_argument_group("chat; all but --raw imply --chat")
+    template = chat.add_mutually_exclusive_group()
     template.add_argument("--chat", action="store_true", help="insist on the model's chat template")
     template.add_argument("--raw", action="store_true", help="continue the text without a chat template")
-    parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt; implies --chat")
+    chat.add_argument("--system", type=text, metavar="TEXT", help="a system message before the prompt")
+    chat.add_argument("--tools", metavar="FILE", help="the tools that the model may call: a JSON list of schemas")
+    chat.add_argument(
+        "--template-arg",
+        type=variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the chat template, as enable_thinking=false: JSON, else a text; may be given several times",
+    )
 
     group = parser.add_argument_group("decoding")
     group.add_argument(
         "--max-new-tokens", type=integer(1, MAX_TOKENS), default=128, metavar="N", help="default: %(default)s"
     )
-    group.add_argument(
-        "--temperature", type=number(0, 1e6), default=0.0, metavar="T", help="0 is greedy (default: %(default)s)"
-    )
-    group.add_argument("--top-k", type=integer(0, MAX_TOKENS), default=0, metavar="K", help="0: no limit (the default)")
-    group.add_argument("--top-p", type=number(0, 1), default=1.0, metavar="P", help="default: %(default)s")
+    group.add_argument("--temperature", type=number(0, 1e6), metavar="T", help="0 is greedy")
+    group.add_argument("--top-k", type=integer(0, MAX_TOKENS), metavar="K", help="0: no limit")
+    group.add_argument("--top-p", type=number(0, 1), metavar="P", help="1: no limit")
+    group.add_argument("--min-p", type=number(0, 1), metavar="P", help="as a share of the likeliest; 0: no limit")
+    group.add_argument("--repetition-penalty", type=number(0.01, 100), metavar="R", help="1: none")
     group.add_argument("--seed", type=integer(0, 2**63 - 1), metavar="S", help="make sampling repeatable")
     group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
+        "--no-generation-config", action="store_true", help="leave out the sampling options of generation_config.json"
+    )
+    group.add_argument(
+        "--stop",
+        type=text,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text, also a special token; may be given several times",
+    )
+    group.add_argument(
+        "--stop-token-id",
+        type=integer(0, MAX_TOKENS),
+        action="append",
+        default=[],
+        metavar="ID",
+        help="end at this token; may be given several times",
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
 
 
+def variable(argument: str) -> tuple[str, Any]:
+    """An argparse type: ``NAME=VALUE``."""
+    name, equals, value = text(argument).partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {argument[:40]!r}")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
 def run(arguments: argparse.Namespace) -> None:
+    from fdpp.engine.sampling_options import SamplingOptions
+
     prompt = read_prompt(arguments)
-    llm = load_model(arguments, max_batch_size=1)
+    variables = read_variables(arguments)
+    llm = load_model(arguments, max_batch_size=1, generation_config=not arguments.no_generation_config)
     clock = StreamClock()
     options = {
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.temperature,
         "top_k": arguments.top_k,
         "top_p": arguments.top_p,
+        "min_p": arguments.min_p,
+        "repetition_penalty": arguments.repetition_penalty,
         "seed": arguments.seed,
         "stop": tuple(arguments.stop),
+        "stop_token_ids": tuple(arguments.stop_token_id),
         "ignore_eos": arguments.ignore_eos,
         "stream": clock.stream,
     }
     try:
-        (completion,) = llm.generate(encode_prompt(llm, prompt, arguments), **options)
+        (completion,) = llm.generate(encode_prompt(llm, prompt, variables, arguments), **options)
     except KeyboardInterrupt:
         print(flush=True)
         print(f"\ninterrupted {clock.report()}", file=sys.stderr)
@@ -69,10 +117,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(flush=True)
     timings = completion.timings
     bytes_per_step = llm.decode_bytes_per_token(timings.prompt_tokens + timings.decode_tokens // 2)
-    print(f"\n{render_summary([timings], bytes_per_step, memory_bandwidth(arguments.device))}", file=sys.stderr)
+    sampling = completion.sampling if llm.default_sampling != SamplingOptions() else None
+    summary = render_summary([timings], bytes_per_step, memory_bandwidth(arguments.device), sampling)
+    print(f"\n{summary}", file=sys.stderr)
 
 
-def encode_prompt(llm, prompt: str, arguments: argparse.Namespace) -> str | list[int]:
+def encode_prompt(llm, prompt: str, variables: dict[str, Any], arguments: argparse.Namespace) -> str | list[int]:
     """What goes to ``LLM.generate``: the ids of a conversation, or the prompt itself."""
     if arguments.raw or llm.tokenizer is None:  # generate() says what is wrong when there is no tokenizer
         return prompt
@@ -80,9 +130,9 @@ def encode_prompt(llm, prompt: str, arguments: argparse.Namespace) -> str | list
     if arguments.system is not None:
         messages.insert(0, {"role": "system", "content": arguments.system})
     try:
-        return llm.tokenizer.encode_chat(messages)
+        return llm.tokenizer.encode_chat(messages, **variables)
     except RequestError as error:
-        if arguments.chat or arguments.system is not None:
+        if arguments.chat or arguments.system is not None or variables:
             raise
         print(f"fdpp: note: {error}: the text is continued as it stands", file=sys.stderr)
         return prompt
@@ -90,22 +140,46 @@ def encode_prompt(llm, prompt: str, arguments: argparse.Namespace) -> str | list
 
 def read_prompt(arguments: argparse.Namespace) -> str:
     """The text of ``--prompt`` or ``--prompt-file``."""
-    if arguments.prompt is not None:
+    if arguments.prompt is None:
+        data = read_bytes(arguments.prompt_file, "prompt")
+    else:
         data = arguments.prompt.encode("utf-8", "surrogateescape")
-    elif arguments.prompt_file == "-":
+    prompt = decode(data, "prompt")
+    if not prompt:
+        raise RequestError("expected a prompt, got an empty text")
+    return prompt
+
+
+def read_variables(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The variables of the chat template: ``--template-arg`` and ``--tools``."""
+    variables = dict(arguments.template_arg)
+    if arguments.tools is not None:
+        try:
+            variables["tools"] = json.loads(decode(read_bytes(arguments.tools, "file of tools"), "file of tools"))
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{arguments.tools}: expected a JSON list of tools: {one_line(error)}") from error
+    if variables and arguments.raw:
+        raise RequestError(f"--raw: expected no variables of a chat template beside it, got {', '.join(variables)}")
+    return variables
+
+
+def read_bytes(file_name: str, what: str) -> bytes:
+    """The content of a file of bounded size; ``-`` is stdin."""
+    if file_name == "-":
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     else:
-        with open(arguments.prompt_file, "rb") as file:
+        with open(file_name, "rb") as file:
             data = file.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
-        raise RequestError(f"expected a prompt of at most {MAX_PROMPT_BYTES >> 20} MiB, got more")
+        raise RequestError(f"expected a {what} of at most {MAX_PROMPT_BYTES >> 20} MiB, got more")
+    return data
+
+
+def decode(data: bytes, what: str) -> str:
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"expected a prompt in UTF-8, got byte 0x{data[error.start]:02x} at {error.start}") from None
-    if not text:
-        raise RequestError("expected a prompt, got an empty text")
-    return text
+        raise RequestError(f"expected a {what} in UTF-8, got byte 0x{data[error.start]:02x} at {error.start}") from None
 
 
 class StreamClock:

@@ -42,6 +42,14 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def text(argument: str) -> str:
+    """An argparse type: a text in UTF-8, whatever the locale is. Python keeps bytes that the locale does not know."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"expected a text in UTF-8, got {argument[:40]!r}") from None
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that say which model runs, and where."""
     group = parser.add_argument_group("model")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float) -> str:
+def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float, sampling: object = None) -> str:
     """The figures of a batch that was decoded together, one line per topic.
 
     Args:
         timings: the engine's ``Timings`` of each sequence.
         bytes_per_step: bytes of weights and KV cache that one decode step of the batch reads.
         bandwidth: bytes per second from memory (:func:`fdpp.timing.memory_bandwidth`), which bounds decoding.
+        sampling: how the tokens were chosen, where ``generation_config.json`` had a say in it.
     """
     prompt_tokens = sum(t.prompt_tokens for t in timings)
     rows = [("prompt", rate(prompt_tokens, sum(t.prompt_seconds for t in timings)))]
@@ -28,6 +29,8 @@ def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float) -> 
                 f"{read / bandwidth:.0%} of the bandwidth bound ({bandwidth / 1e9:.1f} GB/s)",
             ),
         ]
+    if sampling is not None:
+        rows.append(("sampling", f"{sampling} (defaults of generation_config.json; --no-generation-config)"))
     rows.append(("softmax", f"{timings[0].rereferences} re-references"))
     return "\n".join(f"{name:9s}{text}" for name, text in rows)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -29,12 +31,14 @@ class Checkpoint(ABC):
         weight_names: the names of its weights.
         shapes: the shape of each tensor by name.
         eos_token_ids: the tokens that end a text.
+        generation_config: the content of ``generation_config.json``; empty where there is none.
     """
 
     config: DecoderConfig
     weight_names: WeightNames
     shapes: Mapping[str, tuple[int, ...]]
     eos_token_ids: frozenset[int]
+    generation_config: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def read_into(self, name: str, out: Tensor) -> None:
@@ -59,10 +63,10 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: there is no such model, or it is damaged, hostile or of an unknown kind.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model))
+    if os.path.isdir(path):
         return _open_directory(path)
-    if path.is_file():
+    if os.path.isfile(path):
         from fdpp.engine.gguf_checkpoint import GGUFCheckpoint
 
         return GGUFCheckpoint(path)

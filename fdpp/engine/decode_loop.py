@@ -10,7 +10,9 @@ import torch
 
 from fdpp.engine import kv_cache
 from fdpp.engine.decoder import Decoder
-from fdpp.engine.sampling import NOT_FINITE, Sampler, SamplingOptions
+from fdpp.engine.logprobs import LogprobRecorder
+from fdpp.engine.sampling import NOT_FINITE, Sampler
+from fdpp.engine.sampling_options import SamplingOptions
 from fdpp.engine.text_stream import TextStream
 from fdpp.errors import FdppError
 
@@ -51,20 +53,24 @@ class Generation:
     """One sequence in the making.
 
     Attributes:
-        index: its number in the request.
         prompt: the token ids of the prompt.
         max_new_tokens: the most tokens it may get, at least 1.
         stream: takes its text.
+        sampling: how its tokens are chosen.
+        index: its number among the sequences that share its seed.
         token_ids: the new tokens, the one that ended it included.
+        logprobs: see :class:`LogprobRecorder`; None unless asked for.
         finish_reason: ``"stop"`` (end-of-text token or stop string), ``"length"``, or None as long as it runs.
         timings: filled in as it goes.
     """
 
-    index: int
     prompt: Sequence[int]
     max_new_tokens: int
     stream: TextStream
+    sampling: SamplingOptions = SamplingOptions()
+    index: int = 0
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, float]] | None = None
     finish_reason: str | None = None
     timings: Timings = field(default_factory=Timings)
 
@@ -84,11 +90,18 @@ class Generation:
 def run_batch(
     decoder: Decoder,
     batch: Sequence[Generation],
-    sampling: SamplingOptions,
     eos_token_ids: frozenset[int],
     page_size: int | None,
+    logprobs: int | None = None,
 ) -> None:
     """Complete all sequences of a batch. **Mutates** them.
+
+    Args:
+        decoder: the model.
+        batch: the sequences.
+        eos_token_ids: the tokens that end a text.
+        page_size: tokens per page of the key/value cache; None for a contiguous one.
+        logprobs: the number of likeliest tokens whose log-probabilities are kept; None keeps none at all.
 
     Raises:
         FdppError: the logits are not finite.
@@ -101,19 +114,30 @@ def run_batch(
     cache = kv_cache.allocate(decoder.config, lengths, weights.embedding.dtype, device, page_size)
     decoder.reserve(max(lengths))
     sampler = Sampler(
-        sampling, [sequence.index for sequence in batch], max(sequence.max_new_tokens for sequence in batch), device
+        [sequence.sampling for sequence in batch],
+        [sequence.index for sequence in batch],
+        max(sequence.max_new_tokens for sequence in batch),
+        device,
+        [sequence.prompt for sequence in batch],
     )
+    recorder = None if logprobs is None else LogprobRecorder(logprobs)
+
+    def choose(logits: torch.Tensor, step: int) -> torch.Tensor:
+        tokens = sampler(logits, step)
+        if recorder is not None:
+            recorder.add(logits, tokens)
+        return tokens
 
     logits = []
     for row, sequence in enumerate(batch):
         start = time.perf_counter()
-        logits.append(decoder.prefill(torch.tensor(sequence.prompt, device=device), cache.row(row)))
+        logits.append(decoder.prefill(torch.tensor(sequence.prompt, dtype=torch.int64, device=device), cache.row(row)))
         _synchronize(device)
         sequence.timings.prompt_tokens = len(sequence.prompt)
         sequence.timings.prompt_seconds = time.perf_counter() - start
 
     start = time.perf_counter()
-    tokens = sampler(torch.stack(logits), 0)
+    tokens = choose(torch.stack(logits), 0)
     seqlens = torch.tensor([len(sequence.prompt) for sequence in batch], dtype=torch.int32, device=device)
     positions = seqlens[:, None] - 1
     advance = torch.ones_like(seqlens)
@@ -136,10 +160,13 @@ def run_batch(
         step += 1
         positions += advance[:, None]
         seqlens += advance
-        tokens = sampler(decoder.step(tokens.clamp(min=0), positions, seqlens, cache), step)
+        tokens = choose(decoder.step(tokens.clamp(min=0), positions, seqlens, cache), step)
     rereferences = int(cache.rereferences.sum())
     for sequence in batch:
         sequence.timings.rereferences = rereferences
+    if recorder is not None:
+        for sequence, kept in zip(batch, recorder.read(), strict=True):
+            sequence.logprobs = kept[: len(sequence.token_ids)]
 
 
 def _synchronize(device: torch.device) -> None:

@@ -155,6 +155,6 @@ def _mask(window: int, first: int, start: int, stop: int, device: torch.device) 
     """Which of the keys ``first..stop`` each query ``start..stop`` sees; None where plain causality says it all."""
     if start == 0 and (window < 0 or window >= stop - 1):
         return None
-    i = torch.arange(start, stop, device=device)[:, None]
-    j = torch.arange(first, stop, device=device)[None]
+    i = torch.arange(start, stop, dtype=torch.int64, device=device)[:, None]
+    j = torch.arange(first, stop, dtype=torch.int64, device=device)[None]
     return (j <= i) & (j >= i - window) if window >= 0 else j <= i

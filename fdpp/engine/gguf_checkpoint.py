@@ -82,7 +82,7 @@ class GGUFCheckpoint(Checkpoint):
         expected = (self.config.head_dim // 2,)
         if self.shapes[_ROPE_DIVISORS] != expected:
             raise CheckpointError(f"{_ROPE_DIVISORS}: expected shape {expected}, got {self.shapes[_ROPE_DIVISORS]}")
-        divisors = torch.empty(expected)
+        divisors = torch.empty(expected, dtype=torch.float32, device="cpu")
         self._read_stored(_ROPE_DIVISORS, divisors)
         if not (divisors > 0).all() or not divisors.isfinite().all():
             raise CheckpointError(f"{_ROPE_DIVISORS}: expected positive numbers")

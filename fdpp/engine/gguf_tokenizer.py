@@ -13,6 +13,7 @@ from typing import Any
 from fdpp.engine.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS, PreTokenizer
 from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import CheckpointError, one_line
+from fdpp.working_directory import existing_directory
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4  # values of token_type
@@ -179,7 +180,9 @@ _MAX_MERGES = 1 << 22
 def _wrap(backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: bool):
     """The backend with its special tokens, as a tokenizer of transformers."""
     from tokenizers import AddedToken, processors
-    from transformers import PreTrainedTokenizerFast
+
+    with existing_directory():  # transformers asks for one
+        from transformers import PreTrainedTokenizerFast
 
     template = metadata.get("tokenizer.chat_template")
     if not isinstance(template, str | None):

@@ -63,10 +63,10 @@ def allocate(
     if page_size is None:
         return KVCache(*_tensors(config, (len(lengths), max(lengths)), dtype, device), rereferences)
     pages = [-(-length // page_size) for length in lengths]
-    table = torch.full((len(lengths), max(pages)), _NO_PAGE, dtype=torch.int32)
+    table = torch.full((len(lengths), max(pages)), _NO_PAGE, dtype=torch.int32, device="cpu")
     first = 0
     for row, count in zip(table, pages, strict=True):
-        row[:count] = torch.arange(first, first + count, dtype=torch.int32)
+        row[:count] = torch.arange(first, first + count, dtype=torch.int32, device="cpu")
         first += count
     return KVCache(*_tensors(config, (first, page_size), dtype, device), rereferences, table.to(device))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,13 +16,15 @@ from fdpp import native
 from fdpp.engine.checkpoint import open_checkpoint
 from fdpp.engine.decode_loop import Generation, Timings, run_batch
 from fdpp.engine.decoder import Decoder
-from fdpp.engine.sampling import SamplingOptions
+from fdpp.engine.prompts import Prompts, check_ids, check_tokens, list_of_prompts
+from fdpp.engine.sampling import seeded
+from fdpp.engine.sampling_options import SamplingOptions, sampling_defaults
 from fdpp.engine.text_stream import TextStream
+from fdpp.engine.values import integer
 from fdpp.engine.weights import Progress, load_weights
-from fdpp.errors import FdppError, RequestError, about, one_line
+from fdpp.errors import FdppError, RequestError, about, one_line, show
 
 Stream = Callable[[int, str], None]
-Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 _REQUIRED = {"jinja2", "gguf", "safetensors", "transformers", "tokenizers", "huggingface_hub"}
@@ -35,6 +40,9 @@ class Completion:
         prompt_token_ids: the tokens of the prompt.
         finish_reason: ``"stop"`` or ``"length"``.
         timings: where the time went.
+        sampling: how the tokens were chosen; a seed that was drawn is in there.
+        logprobs: per new token, the log-probability of the likeliest tokens and of the chosen one by token id: natural
+            logarithms of the model's softmax, before any sampling option. None unless asked for.
     """
 
     text: str
@@ -42,6 +50,8 @@ class Completion:
     prompt_token_ids: list[int]
     finish_reason: str
     timings: Timings
+    sampling: SamplingOptions
+    logprobs: list[dict[int, float]] | None
 
 
 class LLM:
@@ -55,6 +65,8 @@ class LLM:
         max_batch_size: prompts that are decoded side by side; more of them are taken in groups.
         page_size: tokens per page of a paged key/value cache; None for a contiguous one.
         num_threads: threads of torch in this process; None leaves them as they are.
+        generation_config: whether the sampling options that the model's ``generation_config.json`` names are the
+            defaults of :meth:`generate`, as its makers meant them; they stand in :attr:`default_sampling`.
         progress: called with (tensors loaded, tensors in all, name) while loading.
 
     Raises:
@@ -72,14 +84,16 @@ class LLM:
         max_batch_size: int = 32,
         page_size: int | None = None,
         num_threads: int | None = None,
+        generation_config: bool = True,
         progress: Progress | None = None,
     ) -> None:
         self.device, self.dtype = _device(device), _dtype(dtype)
         _check_dtype_of_device(self.dtype, self.device)
-        for name, value in (("max_seq_len", max_seq_len), ("page_size", page_size), ("num_threads", num_threads)):
-            if value is not None:
-                _check_at_least(name, value, 1)
-        _check_at_least("max_batch_size", max_batch_size, 1)
+        max_seq_len, page_size, num_threads = (
+            None if value is None else integer(name, value, 1)
+            for name, value in (("max_seq_len", max_seq_len), ("page_size", page_size), ("num_threads", num_threads))
+        )
+        max_batch_size = integer("max_batch_size", max_batch_size, 1)
         _check_dependencies()
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -90,6 +104,7 @@ class LLM:
         self.eos_token_ids = checkpoint.eos_token_ids
         self.tokenizer = checkpoint.load_tokenizer()
         with about(model):
+            self.default_sampling = sampling_defaults(checkpoint.generation_config if generation_config else {})
             weights = load_weights(checkpoint, self.dtype, self.device, progress)
         self.decoder = Decoder(self.config, weights)
 
@@ -98,50 +113,80 @@ class LLM:
         prompts: Prompts,
         *,
         max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
+        sampling: SamplingOptions | Sequence[SamplingOptions] | None = None,
+        n: int = 1,
+        logprobs: int | None = None,
         stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         stream: Stream | None = None,
     ) -> list[Completion]:
         """Continue prompts.
 
+        The sampling options are those of :class:`SamplingOptions`. One that is None is the model's default
+        (:attr:`default_sampling`), and where the model has none, that of :class:`SamplingOptions`: greedy.
+
         Args:
-            prompts: a text, a list of texts, the token ids of a prompt, or a list of those.
+            prompts: a text, a list of texts, the token ids of a prompt, or a list of those. Ids may be arrays.
             max_new_tokens: the most new tokens per prompt; the context bounds them as well.
             temperature: 0 takes the likeliest token each time.
             top_p: nucleus sampling.
             top_k: the number of candidates; 0 means all.
+            min_p: the least probability of a candidate, as a share of the likeliest one's.
+            repetition_penalty: above 1, tokens that are there already become less likely, also for greedy decoding.
             seed: for repeatable sampling.
-            stop: a string or several that end the text.
+            sampling: all of these options in one, or one of those for each prompt, in place of the single ones.
+            n: completions per prompt.
+            logprobs: keep the log-probabilities of this many tokens, and of the chosen one, at each step.
+            stop: a string or several that end the text. They may hold special tokens, which the text does not show.
+            stop_token_ids: tokens that end the text as an end-of-text token does, also with ``ignore_eos``.
             ignore_eos: go on after an end-of-text token.
-            stream: called with (number of the prompt, new text) as soon as text is certain.
+            stream: called with (number of the completion, new text) as soon as text is certain.
 
         Returns:
-            one :class:`Completion` per prompt, in order.
+            ``n`` :class:`Completion` per prompt, in the order of the prompts.
 
         Raises:
             RequestError: a prompt that is empty or does not fit the context, or an option out of its range.
             FdppError: the logits are not finite.
         """
-        _check_at_least("max_new_tokens", max_new_tokens, 0)
-        sampling, stops = SamplingOptions(temperature, top_k, top_p, seed), _stop_strings(stop)
+        max_new_tokens, n = integer("max_new_tokens", max_new_tokens, 0), integer("n", n, 1, _MAX_COMPLETIONS)
+        if logprobs is not None:
+            logprobs = integer("logprobs", logprobs, 0, self.config.vocab_size)
+        stops = _stop_strings(stop)
         if stops:
             self._require_tokenizer()
-        sequences = [
-            Generation(
-                index,
-                prompt,
-                min(max_new_tokens, self.max_seq_len - len(prompt)),
-                TextStream(self._decode, stops, _show(stream, index)),
-            )
-            for index, prompt in enumerate(self._prompt_ids(prompts))
-        ]
-        eos = frozenset() if ignore_eos else self.eos_token_ids
-        for start in range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size):
-            run_batch(self.decoder, sequences[start : start + self.max_batch_size], sampling, eos, self.page_size)
+        ends = frozenset(check_ids("stop_token_ids", stop_token_ids, self.config.vocab_size))
+        encoded = self._prompt_ids(prompts)
+        single = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
+        single["repetition_penalty"] = repetition_penalty
+        single = {name: value for name, value in single.items() if value is not None}
+        chosen = self._sampling(sampling, single, len(encoded))
+        shared = not isinstance(sampling, Sequence)
+        sequences = []
+        for number, prompt in enumerate(encoded):
+            for copy in range(n):
+                index = number * n + copy
+                sequences.append(
+                    Generation(
+                        prompt,
+                        min(max_new_tokens, self.max_seq_len - len(prompt)),
+                        TextStream(self._decode, stops, _show(stream, index)),
+                        chosen[0 if shared else number],
+                        index if shared else copy,
+                    )
+                )
+        eos = ends if ignore_eos else ends | self.eos_token_ids
+        groups = range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size)
+        with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
+            for start in groups:
+                run_batch(self.decoder, sequences[start : start + self.max_batch_size], eos, self.page_size, logprobs)
         return [
             Completion(
                 sequence.stream.text,
@@ -149,13 +194,27 @@ class LLM:
                 list(sequence.prompt),
                 sequence.finish_reason or "length",
                 sequence.timings,
+                sequence.sampling,
+                sequence.logprobs,
             )
             for sequence in sequences
         ]
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options) -> list[Completion]:
-        """Answer a conversation ``[{"role": ..., "content": ...}, ...]``; options as in :meth:`generate`."""
-        return self.generate(self._require_tokenizer().encode_chat(messages), **options)
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Completion]:
+        """Answer a conversation.
+
+        Args:
+            messages: ``[{"role": ..., "content": ...}, ...]``; content is a text or a list of parts of text, and what
+                else the model's chat template reads (``tool_calls``, ...) may stand beside it.
+            options: as in :meth:`generate`; any other name is a variable of the chat template (``tools``,
+                ``enable_thinking``, ...).
+
+        Raises:
+            RequestError: as :meth:`generate`; also messages or variables that the chat template does not take.
+        """
+        variables = {name: value for name, value in options.items() if name not in _OPTIONS}
+        prompt = self._require_tokenizer().encode_chat(messages, **variables)
+        return self.generate(prompt, **{name: value for name, value in options.items() if name in _OPTIONS})
 
     def decode_bytes_per_token(self, context_len: int, batch: int = 1) -> int:
         """Bytes that a decode step reads: all weights once, and the keys and values that ``batch`` sequences see.
@@ -167,8 +226,9 @@ class LLM:
         seen = sum(context_len if window < 0 else min(context_len, window + 1) for window in config.windows)
         return weights + batch * seen * 2 * config.num_kv_heads * config.head_dim * self.dtype.itemsize
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids) if self.tokenizer else ""
+    @property
+    def _decode(self) -> Callable[[Sequence[int]], str]:
+        return self.tokenizer.decode if self.tokenizer else _no_text
 
     def _require_tokenizer(self):
         if self.tokenizer is None:
@@ -176,24 +236,37 @@ class LLM:
         return self.tokenizer
 
     def _prompt_ids(self, prompts: Prompts) -> list[list[int]]:
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        if not isinstance(prompts, list | tuple) or not prompts:
-            raise RequestError(f"prompts: expected a text, token ids, or a list of either, got {prompts!r:.80}")
-        if all(type(token) is int for token in prompts):
-            prompts = [prompts]
-        return [self._check_prompt(prompt) for prompt in prompts]
+        return [
+            check_tokens(
+                self._require_tokenizer().encode(prompt) if isinstance(prompt, str) else prompt,
+                self.config.vocab_size,
+                self.max_seq_len,
+            )
+            for prompt in list_of_prompts(prompts)
+        ]
 
-    def _check_prompt(self, prompt: str | Sequence[int]) -> list[int]:
-        if not isinstance(prompt, str | list | tuple) or not prompt:
-            raise RequestError(f"prompt: expected a text or token ids, not empty, got {prompt!r:.80}")
-        ids = self._require_tokenizer().encode(prompt) if isinstance(prompt, str) else list(prompt)
-        for token in ids:
-            if type(token) is not int or not 0 <= token < self.config.vocab_size:
-                raise RequestError(f"prompt: expected token ids in 0..{self.config.vocab_size - 1}, got {token!r:.80}")
-        if not 1 <= len(ids) < self.max_seq_len:
-            raise RequestError(f"prompt: expected 1..{self.max_seq_len - 1} tokens, got {len(ids)}")
-        return ids
+    def _sampling(
+        self, sampling: SamplingOptions | Sequence[SamplingOptions] | None, single: Mapping[str, Any], count: int
+    ) -> list[SamplingOptions]:
+        """The options, with seeds: one for all prompts, or one for each of them."""
+        if sampling is None:
+            return [seeded(dataclasses.replace(self.default_sampling, **single))]
+        if single:
+            raise RequestError(f"sampling: expected it alone, got {', '.join(single)} beside it")
+        rows = list(sampling) if isinstance(sampling, Sequence) else [sampling]
+        if not all(isinstance(row, SamplingOptions) for row in rows):
+            raise RequestError(f"sampling: expected SamplingOptions or a list of them, got {show(sampling)}")
+        if isinstance(sampling, Sequence) and len(rows) != count:
+            raise RequestError(f"sampling: expected one for each of {count} prompts, got {len(rows)}")
+        return [seeded(row) for row in rows]
+
+
+_OPTIONS = frozenset(inspect.signature(LLM.generate).parameters) - {"self", "prompts"}
+_MAX_COMPLETIONS = 1 << 16  # of a prompt
+
+
+def _no_text(ids: Sequence[int]) -> str:
+    return ""
 
 
 def _show(stream: Stream | None, index: int) -> Callable[[str], None]:
@@ -203,13 +276,8 @@ def _show(stream: Stream | None, index: int) -> Callable[[str], None]:
 def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, list | tuple) or not all(isinstance(string, str) and string for string in stops):
-        raise RequestError(f"stop: expected strings that are not empty, got {stop!r:.80}")
+        raise RequestError(f"stop: expected strings that are not empty, got {show(stop)}")
     return tuple(stops)
-
-
-def _check_at_least(name: str, value: object, minimum: int) -> None:
-    if type(value) is not int or value < minimum:
-        raise RequestError(f"{name}: expected an integer >= {minimum}, got {value!r:.80}")
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
@@ -217,18 +285,18 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
         return torch.bfloat16
     chosen = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if chosen not in _DTYPES.values():
-        raise RequestError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r:.80}")
+        raise RequestError(f"dtype: expected one of {', '.join(_DTYPES)}, got {show(dtype)}")
     return chosen
 
 
 def _device(device: str | torch.device) -> torch.device:
     try:
         # "cuda" becomes "cuda:0"; a device that is not there fails here.
-        found = torch.empty(0, device=device).device
+        found = torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was compiled with CUDA
-        raise RequestError(f"device {device!r:.80} cannot be used: {one_line(error)}") from error
+        raise RequestError(f"device {show(device)} cannot be used: {one_line(error)}") from error
     if found.type not in ("cpu", "cuda"):
-        raise RequestError(f"device: expected cpu or cuda (NVIDIA and AMD GPUs), got {device!r:.80}")
+        raise RequestError(f"device: expected cpu or cuda (NVIDIA and AMD GPUs), got {show(device)}")
     if found.type == "cuda" and (problem := native.load_gpu()):
         raise RequestError(problem)
     return found

@@ -39,6 +39,8 @@ class SafetensorsCheckpoint(Checkpoint):
             self._tensors = _tensors_of(files)
             self.shapes = {name: _shape(*source) for name, source in self._tensors.items()}
         self._tokenizer = load_directory_tokenizer(path)
+        if (path / "generation_config.json").exists():
+            self.generation_config = read_json(path / "generation_config.json")
         self.eos_token_ids = self._read_eos(config)
 
     def read_into(self, name: str, out: Tensor) -> None:
@@ -56,10 +58,8 @@ class SafetensorsCheckpoint(Checkpoint):
         names counts always: fine-tuned chat models often change it there only."""
         with about(self.path / "config.json"):
             ids = _eos_ids(config)
-        if (generation := self.path / "generation_config.json").exists():
-            content = read_json(generation)
-            with about(generation):
-                ids = _eos_ids(content) or ids
+        with about(self.path / "generation_config.json"):
+            ids = _eos_ids(self.generation_config) or ids
         return frozenset({*ids, self._tokenizer.eos_token_id if self._tokenizer else None}) - {None}
 
 

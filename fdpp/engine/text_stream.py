@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-_INCOMPLETE = "\ufffd"  # what a decoder puts for bytes that are not UTF-8, a character's first bytes among them
+_REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are not UTF-8; it may also be real text
+_MARKS = range(0xD800, 0xDFFF)  # lone surrogates, which no decoder gives
+_OTHER = "\udfff"  # the mark of a special token that no stop string holds
+
+
+@dataclass(frozen=True)
+class Detokenizer:
+    """Token ids to text, and what the text does not tell.
+
+    Attributes:
+        decode: ids to text; special tokens give none, bytes that are no UTF-8 give U+FFFD.
+        special: the special tokens and their spellings.
+        continuations: runs of tokens. Whatever character has been begun, one of them completes it; where tokens are
+            never parts of characters, or nothing is known, there are none.
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    special: Mapping[int, str] = field(default_factory=dict)
+    continuations: Sequence[Sequence[int]] = ()
+
+    def __call__(self, ids: Sequence[int]) -> str:
+        return self.decode(ids)
 
 
 class IncrementalDecoder:
@@ -14,8 +36,8 @@ class IncrementalDecoder:
     text differently (SentencePiece drops its space).
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
+    def __init__(self, detokenizer: Detokenizer) -> None:
+        self._decode = detokenizer
         self._ids: list[int] = []  # those of the last piece and those still pending
         self._shown = 0  # how many of them are in the text already
 
@@ -23,17 +45,33 @@ class IncrementalDecoder:
         """The text that is new and certain with this token."""
         self._ids.append(token)
         text = self._pending()
-        if not text or text.endswith(_INCOMPLETE):
+        if not text or (text.endswith(_REPLACEMENT) and self._may_go_on()):
             return ""
-        self._ids, self._shown = self._ids[self._shown :], len(self._ids) - self._shown
+        self._release()
         return text
 
     def finish(self) -> str:
         """What is pending still, without a character that was never completed."""
-        return self._pending().rstrip(_INCOMPLETE)
+        text = self._pending()
+        if text.endswith(_REPLACEMENT) and (completed := self._completed()):
+            text = completed[:-1]
+        self._release()
+        return text
 
-    def _pending(self) -> str:
-        return self._decode(self._ids)[len(self._decode(self._ids[: self._shown])) :]
+    def _release(self) -> None:
+        self._ids, self._shown = self._ids[self._shown :], len(self._ids) - self._shown
+
+    def _may_go_on(self) -> bool:
+        """Whether U+FFFD at the end may be the beginning of a character."""
+        return not self._decode.continuations or bool(self._completed())
+
+    def _completed(self) -> str:
+        """The pending text with its last character completed; nothing where there is no character to complete."""
+        texts = map(self._pending, self._decode.continuations)
+        return next((text for text in texts if not text.endswith(_REPLACEMENT)), "")
+
+    def _pending(self, more: Sequence[int] = ()) -> str:
+        return self._decode([*self._ids, *more])[len(self._decode(self._ids[: self._shown])) :]
 
 
 class StopMatcher:
@@ -69,8 +107,10 @@ class StopMatcher:
 class TextStream:
     """The text of one sequence; what it shows, put together, is :attr:`text`.
 
+    Stop strings are found in the text, and where they hold special tokens, which the text does not show, among those.
+
     Args:
-        decode: token ids to text.
+        decode: token ids to text: a :class:`Detokenizer`, or a function without special tokens.
         stops: strings that end the text and are not part of it.
         show: called with each piece of text.
     """
@@ -78,7 +118,13 @@ class TextStream:
     def __init__(
         self, decode: Callable[[Sequence[int]], str], stops: Sequence[str], show: Callable[[str], None]
     ) -> None:
-        self._decoder = IncrementalDecoder(decode)
+        detokenizer = decode if isinstance(decode, Detokenizer) else Detokenizer(decode)
+        self._special = detokenizer.special
+        self._marks = _marks(detokenizer.special, stops)
+        self._unmark = dict.fromkeys(map(ord, (*self._marks.values(), _OTHER)))
+        self._decoder = IncrementalDecoder(detokenizer)
+        marked = [_marked(stop, self._special, self._marks) for stop in stops] if self._marks else []
+        self._special_matcher = StopMatcher(sorted(set(marked) - set(stops)))
         self._matcher = StopMatcher(stops)
         self._show = show
         self._pieces: list[str] = []
@@ -89,17 +135,40 @@ class TextStream:
 
     def push(self, token: int) -> bool:
         """Take a token; True when the text has met a stop string."""
-        piece, stopped = self._matcher.push(self._decoder.push(token))
-        self._add(piece)
-        return stopped
+        if token not in self._special:
+            return self._match(self._decoder.push(token))
+        if not self._marks:
+            return False
+        return self._match(self._decoder.finish() + self._marks.get(token, _OTHER))  # no character goes on beyond it
 
     def finish(self) -> bool:
         """The tokens have ended: show what was held back; True when that completed a stop string."""
-        piece, stopped = self._matcher.push(self._decoder.finish())
-        self._add(piece if stopped else piece + self._matcher.finish())
-        return stopped
+        return self._match(self._decoder.finish(), last=True)
+
+    def _match(self, piece: str, last: bool = False) -> bool:
+        piece, ended = self._special_matcher.push(piece)
+        if last and not ended:
+            piece += self._special_matcher.finish()
+        piece, stopped = self._matcher.push(piece.translate(self._unmark))
+        if (last or ended) and not stopped:
+            piece += self._matcher.finish()
+        self._add(piece)
+        return ended or stopped
 
     def _add(self, piece: str) -> None:
         if piece:
             self._pieces.append(piece)
             self._show(piece)
+
+
+def _marks(special: Mapping[int, str], stops: Sequence[str]) -> dict[int, str]:
+    """A character of its own for each special token that a stop string holds."""
+    wanted = [token for token, spelling in special.items() if spelling and any(spelling in stop for stop in stops)]
+    return {token: chr(mark) for token, mark in zip(wanted, _MARKS, strict=False)}
+
+
+def _marked(stop: str, special: Mapping[int, str], marks: Mapping[int, str]) -> str:
+    """The stop string with its special tokens as marks, the longest spelling first."""
+    for token in sorted(marks, key=lambda token: -len(special[token])):
+        stop = stop.replace(special[token], marks[token])
+    return stop

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fdpp.engine import chat
+from fdpp.engine.text_stream import Detokenizer
 from fdpp.errors import CheckpointError, RequestError, one_line
+from fdpp.working_directory import existing_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,11 +20,23 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenize
 _READERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # of tokenizer.model: package to module
 
 
+# What some tokens of one byte are called: by the byte fallback of SentencePiece, and in GPT-2's alphabet of bytes.
+_BYTE_NAMES = (
+    {0xC3: "<0xC3>", 0x80: "<0x80>", 0xA0: "<0xA0>"},
+    {0xC3: "\u00c3", 0x80: "\u0122", 0xA0: "\u0142"},
+)
+
+
 class Tokenizer:
-    """A tokenizer of transformers behind the few calls that the engine makes."""
+    """A tokenizer of transformers behind the few calls that the engine makes.
+
+    Attributes:
+        decode: ids to text; special tokens give none, bytes that are no UTF-8 give U+FFFD.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self.decode = Detokenizer(self._decode, self._special_tokens(), self._continuations())
 
     @property
     def eos_token_id(self) -> int | None:
@@ -31,22 +46,33 @@ class Tokenizer:
         """The ids of a text, with the special tokens that the model wants at its start."""
         return self._encode(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a conversation in the model's chat template, up to where the answer begins."""
-        _check_messages(messages)
-        if not self._tokenizer.chat_template:
-            raise RequestError("this model has no chat template; use generate() with a prompt")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # jinja2 runs the model's program, which may raise anything
-            raise RequestError(f"the chat template does not take these messages: {one_line(error)}") from error
-        return self._encode(text, add_special_tokens=False)
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """The ids of a conversation in the model's chat template, up to where the answer begins.
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; special tokens give none. Bytes that are no UTF-8 give U+FFFD."""
+        Args:
+            messages: see :func:`fdpp.engine.chat.render`.
+            variables: of the template: ``tools``, ``enable_thinking``, ...
+        """
+        return self._encode(chat.render(self._tokenizer, messages, variables), add_special_tokens=False)
+
+    def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _special_tokens(self) -> dict[int, str]:
+        """The spelling of the tokens that :meth:`_decode` leaves out."""
+        added = self._tokenizer.added_tokens_decoder
+        return {index: str(token) for index, token in added.items() if token.special and not self._decode([index])}
+
+    def _continuations(self) -> list[list[int]]:
+        """Tokens that complete any character that has been begun: see :class:`Detokenizer`.
+
+        0x80 and 0xA0 are the bytes of which one may follow every first byte; after them, 0x80 always may.
+        """
+        for names in _BYTE_NAMES:
+            lead, first, second = self._tokenizer.convert_tokens_to_ids(list(names.values()))
+            if None not in (lead, first, second) and self._decode([lead, first, lead, second]) == "\u00c0\u00e0":
+                return [[byte] + [first] * count for count in range(3) for byte in (first, second)]
+        return []
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         try:
@@ -59,13 +85,14 @@ def load_directory_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer of a Hugging Face directory, or None where it holds none. Never runs code of the directory."""
     if not any((path / name).exists() for name in _TOKENIZER_FILES):
         return None
-    from transformers import AutoTokenizer
-
     is_sentence_piece = (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists()
     if is_sentence_piece and (missing := [name for name, module in _READERS.items() if not _is_installed(module)]):
         raise CheckpointError(f"{path / 'tokenizer.model'}: needs {' and '.join(missing)}: pip install 'fdpp[models]'")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        with existing_directory():  # transformers asks for one
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         # The default of SentencePiece vocabularies, which transformers 5 documents and leaves out.
         if is_sentence_piece and tokenizer.bos_token is not None and tokenizer.init_kwargs.get("add_bos_token") is None:
             tokenizer.add_bos_token = True
@@ -79,11 +106,3 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of a package around it
         return False
-
-
-def _check_messages(messages: object) -> None:
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise RequestError("messages: expected a list of {'role': ..., 'content': ...}")
-    for message in messages:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise RequestError(f"messages: expected {{'role': ..., 'content': ...}}, got {message!r:.80}")

@@ -106,7 +106,7 @@ def load_weights(
     room = _room(plan, dtype) if device.type == "cpu" else None
     total, done = sum(len(entry.parts) for entry in plan), 0
     for entry in plan:
-        merged = torch.empty(entry.shape, dtype=dtype) if room is None else next(room)
+        merged = torch.empty(entry.shape, dtype=dtype, device="cpu") if room is None else next(room)
         for (name, _), rows in zip(entry.parts, entry.rows(), strict=True):
             if progress is not None:
                 progress(done, total, name)
@@ -128,7 +128,7 @@ def _room(plan: list[_Entry], dtype: torch.dtype) -> Iterator[Tensor]:
     """
     align = 64 // dtype.itemsize  # a cache line
     sizes = [-(-prod(entry.shape) // align) * align for entry in plan]
-    block = torch.empty(sum(sizes), dtype=dtype)
+    block = torch.empty(sum(sizes), dtype=dtype, device="cpu")
     native.load().advise_huge_pages(block.data_ptr(), block.nbytes)
     for entry, piece in zip(plan, block.split(sizes), strict=True):
         yield piece[: prod(entry.shape)].view(entry.shape)

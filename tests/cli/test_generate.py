@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
@@ -74,15 +75,59 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
     outcome = fdpp(
         *("generate", "--model", "m", "--prompt", "p", "--device", "cpu", "--dtype", "float16", "--threads", 1),
         *("--max-seq-len", 99, "--page-size", 16, "--max-new-tokens", 7, "--temperature", 0.5, "--top-k", 3),
-        *("--top-p", 0.25, "--seed", 11, "--stop", "a", "--stop", "b", "--ignore-eos"),
+        *("--top-p", 0.25, "--seed", 11, "--stop", "a", "--stop", "b", "--ignore-eos", "--min-p", 0.125),
+        *("--repetition-penalty", 1.5, "--stop-token-id", 4, "--stop-token-id", 5, "--no-generation-config"),
     )
     assert (outcome.code, outcome.err) == (2, "fdpp: error: MemoryError: far enough\n")
     del seen["stream"]
     assert seen == {
         "model": "m", "device": "cpu", "dtype": "float16", "num_threads": 1, "max_seq_len": 99, "page_size": 16,
         "max_batch_size": 1, "progress": None, "prompt": "p", "max_new_tokens": 7, "temperature": 0.5, "top_k": 3,
-        "top_p": 0.25, "seed": 11, "stop": ("a", "b"), "ignore_eos": True,
+        "top_p": 0.25, "seed": 11, "stop": ("a", "b"), "ignore_eos": True, "min_p": 0.125, "repetition_penalty": 1.5,
+        "stop_token_ids": (4, 5), "generation_config": False,
     }  # fmt: skip
+
+
+TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool.name }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    "{% if enable_thinking is false %}no{% endif %}{{ mood }}"
+)
+
+
+@pytest.fixture(scope="module")
+def tool_model(tiny_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tools"
+    shutil.copytree(tiny_model, path, ignore=shutil.ignore_patterns("chat_template*"))
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    return path
+
+
+def test_variables_of_the_chat_template(fdpp, tool_model, tmp_path, llm):
+    tools = tmp_path / "tools.json"
+    tools.write_text('[{"name": "weather"}, {"name": "é"}]', encoding="utf-8")
+    outcome = fdpp(
+        *("generate", "--model", tool_model, "--prompt", TEXT, *TOKENS, "--tools", tools),
+        *("--template-arg", "enable_thinking=false", "--template-arg", "mood=sunny=1"),
+    )
+    (expected,) = llm.generate(f"weatheré{TEXT}nosunny=1", max_new_tokens=6, ignore_eos=True)
+    assert (outcome.code, outcome.out) == (0, expected.text + "\n")
+    assert f"prompt   {len(expected.prompt_token_ids)} tokens" in outcome.err
+
+
+def test_sampling_options_of_the_model(fdpp, tiny_model, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model, path)
+    (path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.5, "top_k": 9}')
+    prompt = ("generate", "--prompt", TEXT, *RAW, "--seed", 1, "--model")
+    sampled, plain = fdpp(*prompt, path), fdpp(*prompt, tiny_model)
+    line = "sampling temperature 0.5, top_k 9 (defaults of generation_config.json; --no-generation-config)"
+    assert line in sampled.err.splitlines()
+    assert sampled.out == fdpp(*prompt, tiny_model, "--temperature", 0.5, "--top-k", 9).out
+    assert fdpp(*prompt, path, "--temperature", 0).out == plain.out
+    without = fdpp(*prompt, path, "--no-generation-config")
+    assert without.out == plain.out
+    assert "sampling" not in without.err + plain.err
+    assert "sampling temperature 2, top_k 9 " in fdpp(*prompt, path, "--temperature", 2).err
 
 
 def test_more_new_tokens_than_the_context_has_is_no_error(fdpp, tiny_model):

@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+from fdpp import dataflow
 from tests.cli.conftest import LONG, TEXT
+
+ROOT = Path(__file__).parents[2]
 
 ENDLESS = ("--ignore-eos", "--max-new-tokens", LONG, "--max-seq-len", 20000)
 
@@ -55,3 +61,29 @@ def test_an_output_that_is_full(start_fdpp):
         process = start_fdpp("info", stdout=full)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (2, b"fdpp: error: No space left on device\n")
+
+
+def run_fdpp(command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run ``command`` in a shell, which knows this interpreter as ``$PYTHON``."""
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(["sh", "-c", command], cwd=cwd, env=environment, capture_output=True, timeout=300)
+
+
+def test_a_current_directory_that_is_gone(tiny_model, tmp_path):
+    """The MKL in torch ends a process that loads it there, and transformers does not load."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    generate = f'"$PYTHON" -m fdpp generate --model "{tiny_model}" --prompt a --max-new-tokens 2'
+    done = run_fdpp(f'rmdir "{gone}"; {generate}', gone)
+    assert done.returncode == 0, done.stderr
+    assert b"re-references" in done.stderr
+
+
+def test_a_locale_that_knows_ascii_alone(tmp_path):
+    """A path, a table and an option beyond ASCII."""
+    table = tmp_path / "é.csv"
+    table.write_text("# ü\n" + ",".join(dataflow.COLUMNS) + "\n", encoding="utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "FDPP_DATAFLOW_TABLE": str(table)}
+    done = run_fdpp('"$PYTHON" -m fdpp generate --model "nö" --prompt é --stop é', tmp_path, **locale)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"fdpp: error: n") and done.stderr.count(b"\n") == 1

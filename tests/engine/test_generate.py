@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from fdpp.engine.llm import LLM
+from fdpp.engine.sampling_options import SamplingOptions
 from fdpp.errors import FdppError, RequestError
 from tests.engine.models import VOCAB
 
@@ -147,6 +149,139 @@ def test_bad_prompts(llama, prompts):
 
 
 @pytest.mark.parametrize(
+    "make",
+    [np.array, torch.tensor, lambda ids: list(np.array(ids)), lambda ids: [torch.tensor(i) for i in ids], tuple,
+     lambda ids: np.array([ids]), lambda ids: torch.tensor([ids], dtype=torch.int32), lambda ids: [np.array(ids)],
+     lambda ids: np.array(ids, dtype=np.uint16)],
+)  # fmt: skip
+def test_ids_of_numpy_and_torch(llama, make):
+    expected = llama.generate(PROMPTS[0], max_new_tokens=3)[0]
+    (completion,) = llama.generate(make(PROMPTS[0]), max_new_tokens=np.int64(3))
+    assert completion.token_ids == expected.token_ids
+    assert completion.prompt_token_ids == PROMPTS[0]
+    assert {type(token) for token in completion.prompt_token_ids} == {int}
+
+
+def test_a_range_and_texts_of_numpy_are_prompts(llama):
+    assert llama.generate(range(20, 60), max_new_tokens=1)[0].prompt_token_ids == PROMPTS[1]
+    (completion,) = llama.generate(np.array(["the end"]), max_new_tokens=1)
+    assert completion.prompt_token_ids == llama.tokenizer.encode("the end")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (np.linspace(0, 1, 60), "got float64|got 0.0"),
+        (np.array(5), "got ndarray array"),
+        (np.array([[True] * 60]), "got True"),
+        (np.zeros((3, 0), dtype=int), r"not empty, got \[\]"),
+        (np.arange(900).reshape(3, 300, 1), r"got \[0\]"),
+        (torch.full((1, 60), VOCAB), f"got {VOCAB}"),
+        ({"input_ids": [5, 6]}, "got {'input_ids'"),
+        (object(), "got object <object"),
+    ],
+)
+def test_messages_name_the_type_of_what_came_in_one_line(llama, prompt, said):
+    with pytest.raises(RequestError, match=said) as caught:
+        llama.generate(prompt, max_new_tokens=1)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_options_for_each_prompt(llama):
+    options = [SamplingOptions(), SamplingOptions(1.0, seed=3), SamplingOptions(2.0, 40, 0.9, 4, 0.01, 1.2)]
+    batch = llama.generate(PROMPTS[:3], max_new_tokens=9, sampling=options, ignore_eos=True)
+    for prompt, row, completion in zip(PROMPTS, options, batch, strict=False):
+        (alone,) = llama.generate(prompt, max_new_tokens=30, sampling=row, ignore_eos=True)
+        assert completion.token_ids == alone.token_ids[:9]  # draws depend on the seed and the step alone
+        assert completion.sampling == row
+
+
+def test_a_drawn_seed_repeats_the_completion(llama):
+    draw = {"max_new_tokens": 9, "ignore_eos": True}
+    first, second = llama.generate(PROMPTS[:2], temperature=1.5, **draw)
+    assert first.sampling.seed == second.sampling.seed is not None
+    again = llama.generate(PROMPTS[:2], sampling=first.sampling, **draw)
+    assert [c.token_ids for c in again] == [first.token_ids, second.token_ids]
+
+
+def test_several_completions_of_a_prompt(llama):
+    shown: dict[int, str] = {}
+    completions = llama.generate(
+        PROMPTS[:2],
+        max_new_tokens=9,
+        temperature=1.5,
+        seed=0,
+        n=3,
+        ignore_eos=True,
+        stream=lambda index, text: shown.__setitem__(index, shown.get(index, "") + text),
+    )
+    assert [c.prompt_token_ids for c in completions] == [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
+    assert len({tuple(c.token_ids) for c in completions}) == 6
+    assert [shown.get(index, "") for index in range(6)] == [c.text for c in completions]
+    rows = [SamplingOptions(1.5, seed=seed) for seed in (8, 9)]
+    for_each = llama.generate(PROMPTS[:2], max_new_tokens=9, sampling=rows, n=2, ignore_eos=True)
+    for row, prompt, pair in zip(rows, PROMPTS, (for_each[:2], for_each[2:]), strict=False):
+        alone = llama.generate(prompt, max_new_tokens=9, sampling=row, n=2, ignore_eos=True)
+        assert [c.token_ids for c in pair] == [c.token_ids for c in alone]
+
+
+def test_stop_token_ids(llama):
+    free = llama.generate(PROMPTS[1], max_new_tokens=12, ignore_eos=True)[0]
+    end = free.token_ids[5]
+    position = free.token_ids.index(end)
+    for ids in ([end, 3], np.array([end]), {"ignore_eos": True}):
+        options = {"stop_token_ids": [end]} | ids if isinstance(ids, dict) else {"stop_token_ids": ids}
+        ended = llama.generate(PROMPTS[1], max_new_tokens=12, **options)[0]
+        assert ended.finish_reason == "stop"
+        assert ended.token_ids == free.token_ids[: position + 1]
+
+
+@pytest.mark.parametrize("sampling", [SamplingOptions(), SamplingOptions(1.5, 20, seed=1, repetition_penalty=1.5)])
+def test_logprobs(checkpoints, sampling):
+    """The model's own, whatever the options, against float64."""
+    path, model = checkpoints("llama")
+    llm = LLM(path, dtype="float32", max_batch_size=2)
+    completions = llm.generate(PROMPTS[:3], max_new_tokens=6, sampling=sampling, logprobs=4, ignore_eos=True)
+    plain = llm.generate(PROMPTS[:3], max_new_tokens=6, sampling=sampling, ignore_eos=True)
+    assert [c.token_ids for c in plain] == [c.token_ids for c in completions]
+    assert plain[0].logprobs is None
+    for prompt, completion in zip(PROMPTS, completions, strict=False):
+        ids = torch.tensor([prompt + completion.token_ids])
+        with torch.inference_mode():
+            expected = model(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+        assert len(completion.logprobs) == len(completion.token_ids)
+        for chosen, kept, row in zip(completion.token_ids, completion.logprobs, expected, strict=True):
+            assert list(kept)[:4] == row.topk(4).indices.tolist()
+            assert len(kept) == 4 + (chosen not in list(kept)[:4])
+            for token in (chosen, *kept):
+                assert kept[token] == pytest.approx(row[token].item(), abs=1e-4)
+
+
+def test_logprobs_end_with_the_sequence(llama):
+    free = llama.generate(PROMPTS[:2], max_new_tokens=12, ignore_eos=True)
+    ends = [free[0].token_ids[3]]
+    for completion in llama.generate(PROMPTS[:2], max_new_tokens=12, stop_token_ids=ends, logprobs=0):
+        assert [list(kept) for kept in completion.logprobs] == [[token] for token in completion.token_ids]
+
+
+def test_a_stop_string_that_is_a_special_token(checkpoints):
+    llm = LLM(checkpoints("llama")[0], dtype="float32")
+    free = llm.generate(PROMPTS[1], max_new_tokens=12, ignore_eos=True)[0]
+    token = free.token_ids[5]
+    position = free.token_ids.index(token)
+    spelling = llm.tokenizer._tokenizer.convert_ids_to_tokens(token)
+    llm.tokenizer._tokenizer.add_special_tokens({"additional_special_tokens": [spelling]})
+    llm.tokenizer = type(llm.tokenizer)(llm.tokenizer._tokenizer)
+    shown: list[str] = []
+    options = {"max_new_tokens": 12, "ignore_eos": True, "stream": lambda index, text: shown.append(text)}
+    ended = llm.generate(PROMPTS[1], stop=[spelling], **options)[0]
+    assert ended.finish_reason == "stop"
+    assert ended.token_ids == free.token_ids[: position + 1]
+    assert ended.text == "".join(shown)
+    assert spelling not in ended.text
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"max_new_tokens": -1},
@@ -156,7 +291,21 @@ def test_bad_prompts(llama, prompts):
         {"temperature": "hot"},
         {"top_p": 0},
         {"top_p": 1.1},
-        {"top_p": None},
+        {"top_p": float("inf")},
+        {"min_p": 2},
+        {"repetition_penalty": 0},
+        {"n": 0},
+        {"n": 1 << 40},
+        {"logprobs": -1},
+        {"logprobs": VOCAB + 1},
+        {"stop_token_ids": [VOCAB]},
+        {"stop_token_ids": 3},
+        {"stop_token_ids": [True]},
+        {"sampling": 3},
+        {"sampling": []},
+        {"sampling": [SamplingOptions()] * 2},
+        {"sampling": [None]},
+        {"sampling": SamplingOptions(), "temperature": 1.0},
         {"top_k": -1},
         {"top_k": 2.0},
         {"seed": -1},
@@ -169,8 +318,9 @@ def test_bad_prompts(llama, prompts):
     ids=repr,
 )
 def test_bad_options(llama, options):
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError) as caught:
         llama.generate([5, 6], **({"max_new_tokens": 1} | options))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,20 @@ import random
 
 import pytest
 
-from fdpp.engine.text_stream import StopMatcher, TextStream
+from fdpp.engine.text_stream import Detokenizer, StopMatcher, TextStream
+
+CONTINUATIONS = [[first] + [b"\x80"] * count for count in range(3) for first in (b"\x80", b"\xa0")]
 
 
-def run(tokens, stops=()):
-    """A decoder of bytes: each token is a ``bytes``."""
+def decode(ids):
+    """Each token is a ``bytes``; a ``str`` is a special token."""
+    return b"".join(token for token in ids if isinstance(token, bytes)).decode("utf-8", errors="replace")
+
+
+def run(tokens, stops=(), special=()):
     shown = []
-    stream = TextStream(lambda ids: b"".join(ids).decode("utf-8", errors="replace"), stops, shown.append)
+    detokenizer = Detokenizer(decode, {token: token for token in special}, CONTINUATIONS)
+    stream = TextStream(detokenizer, stops, shown.append)
     stopped = any(stream.push(token) for token in tokens) or stream.finish()
     assert "".join(shown) == stream.text
     assert all(shown)
@@ -73,3 +80,74 @@ def test_a_character_cut_off_by_the_end_is_left_out(tail):
 
 def test_bytes_that_are_no_text():
     assert run([b"\xff", b"a", b"\xff\xfe", b"b"])[0] == "\ufffda\ufffd\ufffdb"
+
+
+@pytest.mark.parametrize("lead", ["\u0080", "\u07ff", "\u0800", "\ud7ff", "\uffff", "\U00010000", "\U0010ffff"])
+def test_every_kind_of_character_is_left_out_when_it_is_cut(lead):
+    encoded = lead.encode()
+    for count in range(1, len(encoded)):
+        assert run([b"ab\xef\xbf\xbd", encoded[:count]])[0] == "ab\ufffd"
+
+
+@pytest.mark.parametrize("widths", [[1], [2], [3], [4, 1]])
+@pytest.mark.parametrize("text", ["end \ufffd", "\ufffd", "a\ufffd\ufffd", "\ufffdb"])
+def test_a_replacement_character_that_is_text_shows(text, widths):
+    assert run(cut(text.encode(), widths))[0] == text
+
+
+def test_a_replacement_character_that_is_text_shows_at_once():
+    stream = TextStream(Detokenizer(decode, {}, CONTINUATIONS), (), lambda text: None)
+    stream.push("end \ufffd".encode())
+    assert stream.text == "end \ufffd"
+
+
+def test_where_tokens_are_never_parts_of_characters_nothing_is_left_out():
+    alphabet = "".join(map(chr, range(32, 127))) + "\ufffd"
+    for text in ("end \ufffd", "\ufffd", "a\ufffdb\ufffd\ufffd"):
+        stream = TextStream(lambda ids: "".join(alphabet[i] for i in ids), (), lambda text: None)
+        for character in text:
+            stream.push(alphabet.index(character))
+        stream.finish()
+        assert stream.text == text
+
+
+SPECIAL = ("<end>", "<x>")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stops", "text"),
+    [
+        ([b"yes", "<end>", b"no"], ["<end>"], "yes"),
+        ([b"yes<end>no"], ["<end>"], "yes"),  # spelled with ordinary tokens
+        ([b"yes", "<end>", b"\n", b"no"], ["<end>\n"], "yes"),
+        ([b"yes", "<end>", b"no"], ["<end>\n"], "yesno"),
+        ([b"ye", b"s", "<end>", "<x>", b"no"], ["s<end><x>"], "ye"),
+        ([b"yes", "<x>", b"no"], ["<end>"], "yesno"),
+        ([b"yes", "<x>", b"no", "<x>"], [], "yesno"),
+        ([b"a", "<end>", b"b"], ["ab", "<end>c"], ""),  # the text that shows holds no stop string either
+        ([b"ab", "<end>", b"c"], ["b<end>c", "<end>"], "ab"),
+        ([b"ab", "<end>"], ["b<end>c"], "ab"),
+        ([b"a\xef\xbf\xbd", "<end>"], ["<end>"], "a\ufffd"),
+        ([b"a\xf0\x9f", "<end>"], ["<end>"], "a"),
+    ],
+)
+def test_stop_strings_with_special_tokens(tokens, stops, text):
+    streamed, stopped, shown = run(tokens, stops, SPECIAL)
+    assert streamed == text
+    spelled = "".join(token if isinstance(token, str) else token.decode(errors="replace") for token in tokens)
+    assert stopped == any(stop in spelled or stop in decode(tokens) for stop in stops)
+    assert not any("\ud800" <= character <= "\udfff" for piece in shown for character in piece)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_stop_strings_with_special_tokens_never_pass(seed):
+    rng = random.Random(seed)
+    tokens = [rng.choice(["<end>", "<x>", *(character.encode() for character in "abé")]) for _ in range(12)]
+    spelled = "".join(token if isinstance(token, str) else token.decode() for token in tokens)
+    start = rng.randrange(len(tokens))
+    wanted = "".join(t if isinstance(t, str) else t.decode() for t in tokens[start : start + rng.randint(1, 4)])
+    streamed, stopped, _ = run(tokens, [wanted], SPECIAL)
+    before = spelled[: spelled.index(wanted)]
+    visible = before.replace("<end>", "").replace("<x>", "")
+    assert stopped
+    assert streamed == visible or wanted in decode(tokens)  # the text that shows may hold the string earlier
