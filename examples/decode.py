@@ -29,10 +29,9 @@ class Model:
     def __init__(self, checkpoint, length: int) -> None:
         self.config = checkpoint.config
         self.weights = load_weights(checkpoint, DTYPE, torch.device("cpu"))
-        frequencies = rope.inverse_frequencies(self.config.rope, self.config.head_dim)
-        if self.weights.rope_divisors is not None:
-            frequencies = frequencies / self.weights.rope_divisors
-        self.cos, self.sin = rope.tables(frequencies, length)
+        self.cos, self.sin = rope.step_tables(
+            self.config.rope, self.config.head_dim, length, self.weights.rope_divisors
+        )
         shape = (1, length, self.config.num_kv_heads, self.config.head_dim)
         self.keys = [torch.empty(shape, dtype=DTYPE) for _ in self.weights.layers]
         self.values = [torch.empty(shape, dtype=DTYPE) for _ in self.weights.layers]

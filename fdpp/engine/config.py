@@ -27,7 +27,8 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
         raise CheckpointError(f"{name}: expected an integer in {low}..{high}, got {value!r:.80}")
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise a CheckpointError unless the value is a finite number in ``low..high``."""
     if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
         raise CheckpointError(f"{name}: expected a number in {low:g}..{high:g}, got {value!r:.80}")
 
@@ -47,9 +48,9 @@ class Llama3Scaling:
     original_max_positions: int
 
     def __post_init__(self) -> None:
-        _check_number("rope factor", self.factor, 1e-3, 1e6)
-        _check_number("rope low_freq_factor", self.low_freq_factor, 1e-3, 1e6)
-        _check_number("rope high_freq_factor", self.high_freq_factor, 1e-3, 1e6)
+        check_number("rope factor", self.factor, 1e-3, 1e6)
+        check_number("rope low_freq_factor", self.low_freq_factor, 1e-3, 1e6)
+        check_number("rope high_freq_factor", self.high_freq_factor, 1e-3, 1e6)
         _check_integer("rope original_max_position_embeddings", self.original_max_positions, 1, 1 << 28)
         if self.high_freq_factor <= self.low_freq_factor:
             raise CheckpointError(
@@ -59,16 +60,70 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True)
+class DynamicScaling:
+    """Dynamic NTK: sequences longer than the original context get a larger base, the longer the larger."""
+
+    factor: float
+    original_max_positions: int
+
+    def __post_init__(self) -> None:
+        check_number("rope factor", self.factor, 1e-3, 1e6)
+        _check_integer("rope original_max_position_embeddings", self.original_max_positions, 1, 1 << 28)
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN: dimensions that turn fewer than ``beta_slow`` times in the original context are stretched by ``factor``,
+    those that turn more than ``beta_fast`` times stay; ``truncate`` rounds the bounds between them outwards."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float
+    beta_slow: float
+    truncate: bool
+
+    def __post_init__(self) -> None:
+        check_number("rope factor", self.factor, 1e-3, 1e6)
+        _check_integer("rope original_max_position_embeddings", self.original_max_positions, 1, 1 << 28)
+        check_number("rope beta_fast", self.beta_fast, 1e-6, 1e6)
+        check_number("rope beta_slow", self.beta_slow, 1e-6, 1e6)
+        _check_flag("rope truncate", self.truncate)
+
+
+@dataclass(frozen=True)
+class LongRopeScaling:
+    """LongRoPE: each frequency is divided by a number of its own, from one list for sequences that fit the original
+    context and from another one for longer sequences. Each list has ``head_dim / 2`` entries."""
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_max_positions: int
+
+    def __post_init__(self) -> None:
+        _check_integer("rope original_max_position_embeddings", self.original_max_positions, 1, 1 << 28)
+        for name in ("short_factors", "long_factors"):
+            for factor in getattr(self, name):
+                check_number(f"rope {name}", factor, 1e-6, 1e6)
+
+
+RopeScaling = Llama3Scaling | DynamicScaling | YarnScaling | LongRopeScaling
+
+
+@dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding: base, linear scaling of the positions, and Llama 3's scaling of the frequencies."""
+    """Rotary position embedding: base, linear scaling of the positions, scaling of the frequencies, and the factor of
+    cosines and sines by which a scaling sharpens the attention."""
 
     theta: float = 10000.0
     linear_factor: float = 1.0
-    llama3: Llama3Scaling | None = None
+    scaling: RopeScaling | None = None
+    attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_number("rope_theta", self.theta, 1.0, 1e15)
-        _check_number("rope factor", self.linear_factor, 1e-3, 1e6)
+        # At 1, which no published model has, YaRN's bounds are not defined.
+        check_number("rope_theta", self.theta, 1.0 if not isinstance(self.scaling, YarnScaling) else 1.001, 1e15)
+        check_number("rope factor", self.linear_factor, 1e-3, 1e6)
+        check_number("rope attention_factor", self.attention_factor, 1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -108,7 +163,11 @@ class DecoderConfig:
             raise CheckpointError(
                 f"num_heads: expected a multiple of num_kv_heads {self.num_kv_heads}, got {self.num_heads}"
             )
-        _check_number("norm_eps", self.norm_eps, 0.0, 1.0)
+        check_number("norm_eps", self.norm_eps, 0.0, 1.0)
+        if isinstance(scaling := self.rope.scaling, LongRopeScaling):
+            for name, factors in (("short_factor", scaling.short_factors), ("long_factor", scaling.long_factors)):
+                if len(factors) != self.head_dim // 2:
+                    raise CheckpointError(f"rope {name}: expected {self.head_dim // 2} numbers, got {len(factors)}")
         for name in ("qkv_bias", "o_bias", "mlp_bias", "qk_norm", "tied_embeddings"):
             _check_flag(name, getattr(self, name))
         if len(self.windows) != self.num_layers:

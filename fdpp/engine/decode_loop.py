@@ -121,7 +121,6 @@ def run_batch(
     lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in batch]
     cache = kv_cache.allocate(decoder.config, lengths, weights.embedding.dtype, device, page_size)
     decoder.reserve(max(lengths))
-    decoder.rereferences.zero_()
     sampler = Sampler(
         [sequence.sampling for sequence in batch],
         [sequence.index for sequence in batch],
@@ -160,7 +159,7 @@ def run_batch(
         running = [(row, sequence) for row, sequence in running if sequence.finish_reason is None]
         if not running:
             break
-    rereferences = int(decoder.rereferences.sum())
+    rereferences = int(cache.rereferences.sum())
     for sequence in batch:
         sequence.timings.rereferences = rereferences
     if recorder is not None:

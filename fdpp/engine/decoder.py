@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -17,37 +18,42 @@ from fdpp.engine.weights import DecoderWeights
 PREFILL_CHUNK = 1024  # tokens; bounds the memory of activations and masks
 _MAX_DECODE_QUERIES = 16  # what decode_attention takes at once
 _INVARIANT_SPLITS = 8  # of the keys, where results must not depend on the batch
+_RESERVING = threading.Lock()  # not one per decoder: a lock can be neither copied nor pickled
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From q ``[B, S, Hq, D]``, the layer's keys and values in the cache, and its window, to ``[B, S, Hq, D]``."""
 
 
 class Decoder:
-    """The layers of one model on one device.
-
-    Attributes:
-        rereferences: int64 ``[Hq]``; :meth:`step` adds the number of times that a softmax reference had to move.
-    """
+    """The layers of one model on one device. Threads may share it: what belongs to a request is in its cache."""
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
         self.weights = weights
-        self.rereferences = torch.zeros(config.num_heads, dtype=torch.int64, device=weights.embedding.device)
+        self.device = weights.embedding.device
         self._qkv_heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         # What a layer adds to the stream is normed for whoever reads it next: the next layer, or the head.
         next_norms = [layer.input_norm for layer in weights.layers[1:]] + [weights.final_norm]
         self._layers = list(zip(weights.layers, config.windows, next_norms, strict=True))
-        self._frequencies = rope.inverse_frequencies(config.rope, config.head_dim)
-        if weights.rope_divisors is not None:
-            self._frequencies = self._frequencies / weights.rope_divisors
-        self._cos, self._sin = rope.tables(self._frequencies, 0)
+        self._step_tables = self._on_device(rope.step_tables, 0)
+
+    def __reduce__(self):  # without the rotary tables, which the next request reserves
+        return type(self), (self.config, self.weights)
 
     def reserve(self, length: int) -> None:
-        """Make the rotary tables cover positions below ``length``, at least."""
-        if length <= len(self._cos):
-            return
-        tables = rope.tables(self._frequencies, length)
-        self._cos, self._sin = (table.to(self.rereferences.device) for table in tables)
+        """Make the rotary tables cover positions below ``length``, at least. They never shrink."""
+        with _RESERVING:
+            if length > len(self._step_tables[0]):
+                self._step_tables = self._on_device(rope.step_tables, length)
+
+    def _on_device(self, tables: Callable[..., tuple[Tensor, Tensor]], length: int) -> tuple[Tensor, Tensor]:
+        cos, sin = tables(self.config.rope, self.config.head_dim, length, self.weights.rope_divisors)
+        return cos.to(self.device), sin.to(self.device)
+
+    def _prompt_tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """The rotary tables of a prompt: those of the steps, unless the prompt's length changes the frequencies."""
+        limit = rope.changes_beyond(self.config.rope)
+        return self._step_tables if limit is None or length <= limit else self._on_device(rope.prompt_tables, length)
 
     def step(self, tokens: Tensor, positions: Tensor, cache_seqlens: Tensor, cache: KVCache) -> Tensor:
         """Append one token to each sequence and predict the next.
@@ -56,7 +62,7 @@ class Decoder:
             tokens: int64 ``[B]``.
             positions: int32 ``[B, 1]``; -1 for a row that idles.
             cache_seqlens: int32 ``[B]``, ``positions + 1``.
-            cache: **mutated**: keys and values of the new tokens are written.
+            cache: **mutated**: keys and values of the new tokens are written, and it counts the references that moved.
 
         Returns:
             logits ``[B, V]`` in the dtype of the weights. Rows that idle hold no meaning.
@@ -71,11 +77,11 @@ class Decoder:
                 cache.block_table,
                 window=window,
                 num_splits=num_splits,
-                rereference_count=self.rereferences,
+                rereference_count=cache.rereferences,
             )
 
         num_splits = _num_splits()
-        hidden = self._forward(tokens[:, None], positions, cache, attention)
+        hidden = self._forward(tokens[:, None], positions, cache, attention, self._step_tables)
         return ops.linear(hidden[:, 0], self.weights.lm_head)
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -89,14 +95,17 @@ class Decoder:
             logits ``[V]`` after the last token.
         """
         hidden = self.weights.embedding[:0]
+        tables = self._prompt_tables(len(tokens))
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = tokens[None, start : start + PREFILL_CHUNK]
             stop = start + chunk.shape[1]
             positions = torch.arange(start, stop, dtype=torch.int32, device=tokens.device)[None]
-            hidden = self._forward(chunk, positions, cache, self._prefill_attention(cache, start, stop))
+            hidden = self._forward(chunk, positions, cache, self._prefill_attention(cache, start, stop), tables)
         return ops.linear(hidden[0, -1:], self.weights.lm_head)[0]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, cache: KVCache, attention: Attention) -> Tensor:
+    def _forward(
+        self, tokens: Tensor, positions: Tensor, cache: KVCache, attention: Attention, tables: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """The normed output of the last layer, ``[B, S, H]``, for tokens ``[B, S]``; appends to the cache."""
         config, eps = self.config, self.config.norm_eps
         batch, length = tokens.shape
@@ -108,7 +117,7 @@ class Decoder:
             q, k, v = qkv.split_with_sizes(self._qkv_heads, dim=2)  # not split(): it wraps this in Python
             if config.qk_norm:
                 q, k = ops.rms_norm(q, layer.q_norm, eps), ops.rms_norm(k, layer.k_norm, eps)
-            q = ops.rope_append(q, k, v, self._cos, self._sin, positions, keys, values, cache.block_table)
+            q = ops.rope_append(q, k, v, *tables, positions, keys, values, cache.block_table)
             x = ops.linear(attention(q, keys, values, window).view(batch, length, -1), layer.o, layer.o_bias)
             x = ops.add_rms_norm(x, residual, layer.post_norm, eps)
             x = ops.linear(x, layer.gate_up, layer.gate_up_bias, gated=True)
@@ -117,7 +126,7 @@ class Decoder:
 
     def _prefill_attention(self, cache: KVCache, start: int, stop: int) -> Attention:
         """Attention of positions ``start`` to ``stop`` over everything up to each of them."""
-        device = self.rereferences.device
+        device = self.device
         if stop - start <= _MAX_DECODE_QUERIES:
             lengths = torch.tensor([stop], dtype=torch.int32, device=device)
             return lambda q, keys, values, window: ops.decode_attention(

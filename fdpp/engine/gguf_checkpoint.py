@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fdpp.engine.checkpoint import Checkpoint
+from fdpp.engine.config import HEAD_DIMS
 from fdpp.engine.families import family_of_model_type
 from fdpp.engine.families.gguf_map import hugging_face_config, tensor_name
 from fdpp.engine.gguf_file import GGUFFile
@@ -16,6 +17,8 @@ from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import CheckpointError, about
 
 _ROPE_DIVISORS = "rope_freqs.weight"
+_ROPE_FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+_MAX_ROPE_FACTORS = max(HEAD_DIMS) // 2
 _BLOCK_ELEMENTS = 1 << 21  # dequantised at a time: 8 MiB of float32, which stays in the caches
 
 
@@ -31,7 +34,7 @@ class GGUFCheckpoint(Checkpoint):
         self.shapes = {name: self._file.tensors[stored].shape for name, stored in self._names.items()}
         with about(path):
             family = family_of_model_type(metadata.get("general.architecture"))
-            self.config = family.read_config(hugging_face_config(metadata, self.shapes))
+            self.config = family.read_config(hugging_face_config(metadata, self.shapes, self._rope_factors()))
             self._tokenizer = load_gguf_tokenizer(metadata)
         self.weight_names = family.weight_names
         self.eos_token_ids = end_of_text_ids(metadata)
@@ -58,6 +61,16 @@ class GGUFCheckpoint(Checkpoint):
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
             block.copy_(torch.from_numpy(self._file.rows(self._names[name], start, start + len(block))))
+
+    def _rope_factors(self) -> dict[str, list[float]]:
+        """LongRoPE's two lists, which Hugging Face keeps in the config and llama.cpp in tensors."""
+        factors = {}
+        for key, name in _ROPE_FACTORS.items():
+            if (info := self._file.tensors.get(name)) is not None:
+                if len(info.shape) != 1 or info.shape[0] > _MAX_ROPE_FACTORS:
+                    raise CheckpointError(f"{name}: expected at most {_MAX_ROPE_FACTORS} numbers, got {info.shape}")
+                factors[key] = self._file.rows(name, 0, 1)[0].tolist()
+        return factors
 
     def load_tokenizer(self) -> Tokenizer | None:
         return self._tokenizer

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from fdpp.engine.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS, PreTokenizer
 from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import CheckpointError, one_line
 from fdpp.working_directory import existing_directory
@@ -17,33 +18,8 @@ from fdpp.working_directory import existing_directory
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4  # values of token_type
 _SPACE = "\u2581"  # SentencePiece's mark for a space
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# tokenizer.ggml.pre to the expressions that split a text, one after the other.
-_SPLITS = {
-    "default": (_GPT2,),
-    "gpt-2": (_GPT2,),
-    "smollm": (r"\p{N}", _GPT2),
-    "starcoder": (r"\p{N}", _GPT2),
-    "llama-bpe": (_LLAMA3,),
-    "llama3": (_LLAMA3,),
-    "llama-v3": (_LLAMA3,),
-    "qwen2": (_QWEN2,),
-    "deepseek-r1-qwen": (_QWEN2,),
-    "tekken": (_TEKKEN,),
-}
-# Ends of a turn that some converters leave out of the metadata.
-_TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
+_SENTENCE_PIECE = "llama"
+_SENTENCE_PIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # where the file does not name them
 
 
 def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
@@ -53,16 +29,22 @@ def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
         CheckpointError: the metadata are inconsistent, or of a kind that is not known.
     """
     kind = metadata.get(_PREFIX + "model")
-    if kind is None:
+    if kind in (None, "none", "no_vocab"):
         return None
     tokens = metadata.get(_PREFIX + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise CheckpointError("tokenizer.ggml.tokens: expected a list of strings")
-    if not isinstance(kind, str) or kind not in _BUILDERS:
-        raise CheckpointError(f"tokenizer.ggml.model: expected one of {sorted(_BUILDERS)}, got {kind!r:.80}")
+    tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]  # llama.cpp's name for it
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if len(vocabulary) < len(tokens):
+        twice = next(token for index, token in enumerate(tokens) if vocabulary[token] != index)
+        raise CheckpointError(f"tokenizer.ggml.tokens: {twice!r:.80} occurs twice")
+    if kind not in (_SENTENCE_PIECE, "gpt2"):
+        raise CheckpointError(f"tokenizer.ggml.model: expected 'gpt2' or 'llama', got {kind!r:.80}")
+    pre = _pre_tokenizer(metadata) if kind == "gpt2" else None
     try:
-        backend = _BUILDERS[kind](tokens, metadata)
-        return Tokenizer(_wrap(backend, tokens, metadata, adds_bos=kind == "llama"))
+        backend = _byte_pairs(vocabulary, metadata, pre) if pre else _sentence_piece(tokens, vocabulary, metadata)
+        return Tokenizer(_wrap(backend, tokens, metadata, adds_bos=pre.adds_bos if pre else True))
     except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises bare Exceptions, for instance on merges outside the vocabulary
@@ -70,54 +52,98 @@ def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
 
 
 def end_of_text_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """The ids that end a text: those that the metadata name, and the ends of a turn in the vocabulary."""
-    ids = [metadata.get(f"{_PREFIX}{name}_token_id") for name in ("eos", "eot", "eom")]
+    """The ids that end a text: those that the metadata name, and the tokens that are ends by their text.
+
+    Most files name one end only, although their models use several: that of a turn, that of a document.
+    """
     tokens = metadata.get(_PREFIX + "tokens")
-    if isinstance(tokens, list):
-        ids.extend(index for index, token in enumerate(tokens) if token in _TURN_ENDS)
-    return frozenset(token for token in ids if type(token) is int)
+    texts = tokens if isinstance(tokens, list) else []
+    named = [special_id(metadata, name) for name in ("eos", "eot", "eom", *FILE_ENDS)]
+    ids = {index for index in named if index is not None}
+    ids.update(index for index, text in enumerate(texts) if text in ENDS)
+    for name, candidates in FILE_ENDS.items():
+        if special_id(metadata, name) is None:
+            ids.update(texts.index(text) for text in candidates if text in texts)
+    ends = {texts[index]: index for index in ids if index < len(texts)}
+    return frozenset(ids - {ends[text] for text, others in INNER_ENDS if {text, *others} <= ends.keys()})
 
 
-def _byte_level(tokens: list[str], metadata: Mapping[str, Any]):
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+def special_id(metadata: Mapping[str, Any], name: str) -> int | None:
+    """The id of a special token (``bos``, ``padding``, ...), or None where the file has none that can be used."""
+    tokens = metadata.get(_PREFIX + "tokens")
+    count = len(tokens) if isinstance(tokens, list) else 1 << 32
+    default = _SENTENCE_PIECE_IDS.get(name) if metadata.get(_PREFIX + "model") == _SENTENCE_PIECE else None
+    for index in (metadata.get(f"{_PREFIX}{name}_token_id"), default):
+        if type(index) is int and 0 <= index < count:
+            return index
+    return None
 
-    pre = metadata.get(_PREFIX + "pre")
-    if pre is None:
-        warnings.warn("the GGUF file names no pre-tokenizer (tokenizer.ggml.pre); GPT-2's is used", stacklevel=2)
-        pre = "default"
-    if not isinstance(pre, str) or pre not in _SPLITS:
-        raise CheckpointError(f"tokenizer.ggml.pre: expected one of {sorted(_SPLITS)}, got {pre!r:.80}")
+
+def _warn_of_bad_ids(metadata: Mapping[str, Any], count: int) -> None:
+    """Ids that no text needs, such as that of padding, may be wrong: llama.cpp goes on without them, too."""
+    for name in ("bos", "eos", "eot", "eom", "unknown", "padding", *FILE_ENDS):
+        key = f"{_PREFIX}{name}_token_id"
+        value = metadata.get(key)
+        if type(value) is not int and value is not None:
+            raise CheckpointError(f"{key}: expected an integer, got {value!r:.80}")
+        if value is not None and not 0 <= value < count:
+            warnings.warn(f"{key}: {value} is outside the vocabulary of {count} tokens; ignored", stacklevel=4)
+
+
+def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
+    name = metadata.get(_PREFIX + "pre")
+    if name is None:
+        warnings.warn(
+            "the GGUF file names no pre-tokenizer (tokenizer.ggml.pre); llama.cpp's default is used", stacklevel=3
+        )
+        name = "default"
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
+        raise CheckpointError(
+            f"tokenizer.ggml.pre: expected one of the {len(PRE_TOKENIZERS)} names of llama.cpp, got {name!r:.80}"
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def _byte_pairs(vocabulary: dict[str, int], metadata: Mapping[str, Any], pre: PreTokenizer):
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
     merges = metadata.get(_PREFIX + "merges")
     if not isinstance(merges, list):
         raise CheckpointError("tokenizer.ggml.merges: expected a list of strings")
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
-    splits = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in _SPLITS[pre]]
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    backend = Tokenizer(
+        models.BPE(vocabulary, pairs, ignore_merges=pre.ignore_merges, byte_fallback=not pre.byte_level)
     )
-    backend.decoder = decoders.ByteLevel()
+    backend.normalizer = normalizers.Sequence(
+        [
+            *([normalizers.NFC()] if pre.nfc else []),
+            *([normalizers.Replace(" ", _SPACE)] if pre.marks_spaces else []),
+        ]
+    )
+    splits = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in pre.splits]
+    spelling = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)] if pre.byte_level else []
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, *spelling])
+    plain = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.ByteLevel() if pre.byte_level else decoders.Sequence(plain)
     return backend
 
 
-def _sentence_piece(tokens: list[str], metadata: Mapping[str, Any]):
+def _sentence_piece(tokens: list[str], vocabulary: dict[str, int], metadata: Mapping[str, Any]):
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     scores = metadata.get(_PREFIX + "scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise CheckpointError("tokenizer.ggml.scores: expected a number for each token")
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    unknown = metadata.get(_PREFIX + "unknown_token_id", 0)
     backend = Tokenizer(
         models.BPE(
             vocabulary,
             _merges_of_scores(tokens, scores, vocabulary),
-            unk_token=_token(tokens, unknown),
+            unk_token=tokens[special_id(metadata, "unknown") or 0],
             fuse_unk=True,
             byte_fallback=True,
         )
     )
-    prefix = metadata.get(_PREFIX + "add_space_prefix", True)
+    prefix = _flag(metadata, "add_space_prefix", True)
     backend.normalizer = normalizers.Sequence(
         [*([normalizers.Prepend(_SPACE)] if prefix else []), normalizers.Replace(" ", _SPACE)]
     )
@@ -149,7 +175,6 @@ def _merges_of_scores(tokens: list[str], scores: list[float], vocabulary: dict[s
 
 _MAX_TOKEN_LENGTH = 1024  # published vocabularies stay below 200
 _MAX_MERGES = 1 << 22
-_BUILDERS = {"gpt2": _byte_level, "llama": _sentence_piece}
 
 
 def _wrap(backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: bool):
@@ -165,23 +190,37 @@ def _wrap(backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: boo
     kinds = metadata.get(_PREFIX + "token_type", [])
     if not isinstance(kinds, list):
         raise CheckpointError(f"tokenizer.ggml.token_type: expected a list, got {kinds!r:.80}")
-    marked = list(zip(tokens, kinds, strict=False))
-    backend.add_special_tokens([AddedToken(token, normalized=False) for token, kind in marked if kind == _CONTROL])
-    backend.add_tokens([AddedToken(token, normalized=False) for token, kind in marked if kind == _USER_DEFINED])
-    special = {
-        f"{name}_token": _token(tokens, metadata[f"{_PREFIX}{key}_token_id"])
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
-        if f"{_PREFIX}{key}_token_id" in metadata
-    }
-    if metadata.get(_PREFIX + "add_bos_token", adds_bos) and "bos_token" in special:
-        bos = special["bos_token"]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, metadata[_PREFIX + "bos_token_id"])]
-        )
+    _warn_of_bad_ids(metadata, len(tokens))
+    kinds = kinds[: len(tokens)] + [None] * (len(tokens) - len(kinds))
+    ends = {tokens[index] for index in end_of_text_ids(metadata) if index < len(tokens)}
+    marked = list(zip(tokens, kinds, strict=True))
+    # An end of a text is a control token even where the converter has called it a word.
+    control = [token for token, kind in marked if kind == _CONTROL or token in ends]
+    words = [token for token, kind in marked if kind == _USER_DEFINED and token not in ends]
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in control])
+    backend.add_tokens([AddedToken(token, normalized=False) for token in words])
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    ids = {token: special_id(metadata, name) for token, name in names.items()}
+    special = {token: tokens[index] for token, index in ids.items() if index is not None}
+    before, after = _around(metadata, special, adds_bos)
+    if before or after:
+        used = [(special[token], ids[token]) for token in ("bos_token", "eos_token") if token in special]
+        backend.post_processor = processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=used)
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **special)
 
 
-def _token(tokens: list[str], index: object) -> str:
-    if type(index) is not int or not 0 <= index < len(tokens):
-        raise CheckpointError(f"special token id: expected an integer in 0..{len(tokens) - 1}, got {index!r:.80}")
-    return tokens[index]
+def _around(metadata: Mapping[str, Any], special: Mapping[str, str], adds_bos: bool) -> list[list[str]]:
+    """The tokens that every text begins with, and those that it ends with: none or one of either."""
+    around = []
+    for token, default in (("bos_token", adds_bos), ("eos_token", False)):
+        added = _flag(metadata, f"add_{token}", default)
+        if added and token not in special:
+            raise CheckpointError(f"{_PREFIX}{token}_id: expected the id of a token, because every text gets it")
+        around.append([special[token]] if added else [])
+    return around
+
+
+def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
+    if type(value := metadata.get(_PREFIX + name, default)) is not bool:
+        raise CheckpointError(f"{_PREFIX}{name}: expected true or false, got {value!r:.80}")
+    return value

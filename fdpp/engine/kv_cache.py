@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,18 +20,22 @@ class KVCache:
     """Per layer a tensor of keys and one of values, each a storage of its own (custom ops mutate them separately).
 
     Contiguous: ``[B, S, Hkv, D]``. Paged: ``[blocks, page, Hkv, D]`` with ``block_table`` int32 ``[B, max_pages]``.
+
+    ``rereferences``, int64 ``[Hq]``, counts how often a softmax reference over these keys had to move.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
+    rereferences: Tensor
     block_table: Tensor | None = None
 
     def row(self, index: int) -> KVCache:
         """The cache of one sequence of the batch, as a batch of one that shares the memory."""
         only = slice(index, index + 1)
         if self.block_table is not None:
-            return KVCache(self.keys, self.values, self.block_table[only])
-        return KVCache([keys[only] for keys in self.keys], [values[only] for values in self.values])
+            return replace(self, block_table=self.block_table[only])
+        keys, values = ([tensor[only] for tensor in tensors] for tensors in (self.keys, self.values))
+        return replace(self, keys=keys, values=values)
 
     def gather(self, cached: Tensor, start: int, stop: int) -> Tensor:
         """Positions ``start`` to ``stop`` in ``cached``, keys or values of one layer, of a cache of one sequence."""
@@ -55,15 +59,16 @@ def allocate(
     Raises:
         RequestError: it would not fit into the memory of the device.
     """
+    rereferences = torch.zeros(config.num_heads, dtype=torch.int64, device=device)
     if page_size is None:
-        return KVCache(*_tensors(config, (len(lengths), max(lengths)), dtype, device))
+        return KVCache(*_tensors(config, (len(lengths), max(lengths)), dtype, device), rereferences)
     pages = [-(-length // page_size) for length in lengths]
     table = torch.full((len(lengths), max(pages)), _NO_PAGE, dtype=torch.int32, device="cpu")
     first = 0
     for row, count in zip(table, pages, strict=True):
         row[:count] = torch.arange(first, first + count, dtype=torch.int32, device="cpu")
         first += count
-    return KVCache(*_tensors(config, (first, page_size), dtype, device), table.to(device))
+    return KVCache(*_tensors(config, (first, page_size), dtype, device), rereferences, table.to(device))
 
 
 def _tensors(

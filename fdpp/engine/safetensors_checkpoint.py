@@ -16,6 +16,8 @@ from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
 from fdpp.errors import CheckpointError, about, one_line
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".gguf")
+_WITHOUT_PREFIX = ("embed_tokens.", "layers.", "norm.")
 _MAX_JSON_BYTES = 64 << 20
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -33,9 +35,9 @@ class SafetensorsCheckpoint(Checkpoint):
             self.config = family.read_config(config)
         self.weight_names = family.weight_names
         files = [_open_safetensors(file) for file in _weight_files(path)]
-        self._file_of = {name: file for file in files for name in file.keys()}
         with about(path):
-            self.shapes = {name: _shape(file, name) for name, file in self._file_of.items()}
+            self._tensors = _tensors_of(files)
+            self.shapes = {name: _shape(*source) for name, source in self._tensors.items()}
         self._tokenizer = load_directory_tokenizer(path)
         if (path / "generation_config.json").exists():
             self.generation_config = read_json(path / "generation_config.json")
@@ -43,7 +45,8 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def read_into(self, name: str, out: Tensor) -> None:
         try:
-            out.copy_(self._file_of[name].get_tensor(name))
+            file, stored = self._tensors[name]
+            out.copy_(file.get_tensor(stored))
         except Exception as error:  # safetensors raises its own error, torch a RuntimeError
             raise CheckpointError(f"{self.path}: tensor {name}: {one_line(error)}") from error
 
@@ -51,8 +54,13 @@ class SafetensorsCheckpoint(Checkpoint):
         return self._tokenizer
 
     def _read_eos(self, config: Mapping[str, Any]) -> frozenset[int]:
-        ids = {self._tokenizer.eos_token_id} if self._tokenizer else set()
-        return frozenset(ids.union(_eos_ids(config), _eos_ids(self.generation_config))) - {None}
+        """Where both files name ends, generation_config.json counts, as in transformers. The end that the tokenizer
+        names counts always: fine-tuned chat models often change it there only."""
+        with about(self.path / "config.json"):
+            ids = _eos_ids(config)
+        with about(self.path / "generation_config.json"):
+            ids = _eos_ids(self.generation_config) or ids
+        return frozenset({*ids, self._tokenizer.eos_token_id if self._tokenizer else None}) - {None}
 
 
 def _eos_ids(config: Mapping[str, Any]) -> list[int]:
@@ -77,8 +85,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(path: Path) -> list[Path]:
-    if not (path / _INDEX).exists():
+    """The single file where there is one, as transformers chooses: an index beside it is left of an earlier save."""
+    if (path / _SINGLE).exists():
         return [path / _SINGLE]
+    if not (path / _INDEX).exists():
+        raise CheckpointError(f"{path}: expected {_SINGLE} or {_INDEX}{_other_weights(path)}")
     weight_map = read_json(path / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path / _INDEX}: expected an object 'weight_map' of tensor names to files")
@@ -87,6 +98,28 @@ def _weight_files(path: Path) -> list[Path]:
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name or "\\" in name:
             raise CheckpointError(f"{path / _INDEX}: expected plain names of .safetensors files, got {name!r:.80}")
     return [path / name for name in sorted(set(weight_map.values()))]
+
+
+def _other_weights(path: Path) -> str:
+    """What the directory holds instead of safetensors, as the end of a sentence."""
+    found = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
+    pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in found)
+    hint = "; pickled weights are not read: save them as safetensors" if pickled else ""
+    return f", found {', '.join(found[:3])}{hint}" if found else ""
+
+
+def _tensors_of(files: list[Any]) -> dict[str, tuple[Any, str]]:
+    """Each tensor's name in a model with a head, with the file that holds it and its name there."""
+    tensors: dict[str, tuple[Any, str]] = {}
+    for file in files:
+        for stored in file.keys():
+            # AutoModel saves a decoder without its head, and without the prefix that the decoder has below a head.
+            name = f"model.{stored}" if stored.startswith(_WITHOUT_PREFIX) else stored
+            if name in tensors:
+                spelled = "" if tensors[name][1] == stored else f", as {tensors[name][1]!r:.80} and {stored!r:.80}"
+                raise CheckpointError(f"tensor {name!r:.80} occurs twice{spelled}")
+            tensors[name] = file, stored
+    return tensors
 
 
 def _open_safetensors(path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+_READERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # of tokenizer.model: package to module
 
 
 # What some tokens of one byte are called: by the byte fallback of SentencePiece, and in GPT-2's alphabet of bytes.
@@ -82,10 +85,24 @@ def load_directory_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer of a Hugging Face directory, or None where it holds none. Never runs code of the directory."""
     if not any((path / name).exists() for name in _TOKENIZER_FILES):
         return None
+    is_sentence_piece = (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists()
+    if is_sentence_piece and (missing := [name for name, module in _READERS.items() if not _is_installed(module)]):
+        raise CheckpointError(f"{path / 'tokenizer.model'}: needs {' and '.join(missing)}: pip install 'fdpp[models]'")
     try:
         with existing_directory():  # transformers asks for one
             from transformers import AutoTokenizer
 
-            return Tokenizer(AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True))
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        # The default of SentencePiece vocabularies, which transformers 5 documents and leaves out.
+        if is_sentence_piece and tokenizer.bos_token is not None and tokenizer.init_kwargs.get("add_bos_token") is None:
+            tokenizer.add_bos_token = True
+        return Tokenizer(tokenizer)
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
         raise CheckpointError(f"{path}: the tokenizer cannot be loaded: {one_line(error)}") from error
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,12 +16,46 @@ from fdpp import native
 from fdpp.engine.checkpoint import Checkpoint
 from fdpp.errors import CheckpointError
 
+# Tensors that repeat what the config says, or that are read with it.
+_DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
 Progress = Callable[[int, int, str], None]
 """Called with the number of tensors loaded, their number in all, and the name of the next one or the last one."""
 
 
+class _Pickled:
+    """Weights as one file of torch: pickle alone would write the block that they are cut from for each of them."""
+
+    __slots__ = ()
+
+    def __reduce__(self):
+        file = io.BytesIO()
+        torch.save(_plain(self), file)
+        return _unpickled, (type(self), file.getvalue())
+
+    def __deepcopy__(self, memo):
+        return type(self)(*(copy.deepcopy(getattr(self, name), memo) for name in self.__slots__))
+
+
+def _plain(weights: object) -> object:
+    if isinstance(weights, list):
+        return [_plain(entry) for entry in weights]
+    return (
+        {name: _plain(getattr(weights, name)) for name in weights.__slots__}
+        if isinstance(weights, _Pickled)
+        else weights
+    )
+
+
+def _unpickled(kind: type, file: bytes):
+    weights = torch.load(io.BytesIO(file), weights_only=True)
+    if "layers" in weights:
+        weights["layers"] = [LayerWeights(**layer) for layer in weights["layers"]]
+    return kind(**weights)
+
+
 @dataclass(slots=True)
-class LayerWeights:
+class LayerWeights(_Pickled):
     """One layer. Linear weights are ``[out, in]``; H hidden, F intermediate, D head length."""
 
     input_norm: Tensor  # [H]
@@ -37,7 +73,7 @@ class LayerWeights:
 
 
 @dataclass(slots=True)
-class DecoderWeights:
+class DecoderWeights(_Pickled):
     """All of a decoder. With tied embeddings ``lm_head`` is ``embedding``."""
 
     embedding: Tensor  # [V, H]
@@ -134,7 +170,8 @@ def _plan(checkpoint: Checkpoint) -> list[_Entry]:
         if bias:
             plan.append(_Entry(f"{key}_bias", tuple((f"{name}.bias", (n,)) for name, n in pairs), in_turn))
 
-    linear("embedding", (names.embedding,), (vocab,), hidden)
+    embedding, lm_head = _embedding_names(checkpoint)
+    linear("embedding", (embedding,), (vocab,), hidden)
     for i in range(config.num_layers):
         at = f"{i}."
         vector(at + "input_norm", names.input_norm.format(i=i), hidden)
@@ -149,9 +186,22 @@ def _plan(checkpoint: Checkpoint) -> list[_Entry]:
         linear(at + "gate_up", gate_up, (inner, inner), hidden, config.mlp_bias, in_turn=True)
         linear(at + "down", (names.down.format(i=i),), (hidden,), inner, config.mlp_bias)
     vector("final_norm", names.final_norm, hidden)
-    if not config.tied_embeddings:
-        linear("lm_head", (names.lm_head,), (vocab,), hidden)
+    if lm_head is not None:
+        linear("lm_head", (lm_head,), (vocab,), hidden)
     return plan
+
+
+def _embedding_names(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """The stored names of the embedding and of the head, None where the embedding serves as the head.
+
+    The file counts, as in transformers, not the config's word: with tied embeddings it may hold either of the two, and
+    where it holds both, the head has been trained on its own.
+    """
+    names = checkpoint.weight_names
+    has_embedding, has_head = (f"{name}.weight" in checkpoint.shapes for name in (names.embedding, names.lm_head))
+    if not checkpoint.config.tied_embeddings or (has_embedding and has_head):
+        return names.embedding, names.lm_head
+    return names.lm_head if has_head else names.embedding, None
 
 
 def _assemble(loaded: dict[str, Tensor], checkpoint: Checkpoint) -> DecoderWeights:
@@ -173,16 +223,10 @@ def _check_shapes(checkpoint: Checkpoint, plan: list[_Entry]) -> None:
         if checkpoint.shapes[name] != shape:
             raise CheckpointError(f"tensor {name}: expected shape {shape}, got {checkpoint.shapes[name]}")
     # A weight that the decoder has no place for means that the model is not what its config says.
-    surplus = [name for name in checkpoint.shapes if name not in wanted and not _is_derived(name, checkpoint)]
+    surplus = [name for name in checkpoint.shapes if name not in wanted and not name.endswith(_DERIVED)]
     if surplus:
         example = f"{surplus[0]!r:.80}"
         raise CheckpointError(f"{len(surplus)} tensors that this architecture does not have, such as {example}")
-
-
-def _is_derived(name: str, checkpoint: Checkpoint) -> bool:
-    """Tensors that repeat what the config or other tensors say."""
-    tied_head = checkpoint.config.tied_embeddings and name == f"{checkpoint.weight_names.lm_head}.weight"
-    return tied_head or name.endswith(("rotary_emb.inv_freq", "rope_freqs.weight"))
 
 
 def _check_memory(plan: list[_Entry], dtype: torch.dtype, device: torch.device) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fdpp.engine import rope
+from fdpp.engine.config import Llama3Scaling, LongRopeScaling, YarnScaling
 from fdpp.engine.families import family_of_config
 from fdpp.engine.families.gguf_map import _LAYER_TENSORS, _MODEL_TENSORS
 
@@ -65,10 +66,20 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, config: Any) -> None:
     if read.linear_factor != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(read.linear_factor)
-    if read.llama3 is not None:
+    if isinstance(read.scaling, Llama3Scaling):
         plain = 1.0 / (read.theta ** (torch.arange(0, config.head_dim, 2) / config.head_dim))
         divisors = plain / rope.inverse_frequencies(read, config.head_dim)
-        writer.add_tensor("rope_freqs.weight", divisors.float().numpy())
+        writer.add_tensor("rope_freqs.weight", divisors[0].float().numpy())
+    if isinstance(read.scaling, YarnScaling):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(read.scaling.factor)
+        writer.add_rope_scaling_orig_ctx_len(read.scaling.original_max_positions)
+    if isinstance(read.scaling, LongRopeScaling):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(read.scaling.original_max_positions)
+        writer.add_rope_scaling_attn_factors(read.attention_factor)
+        writer.add_tensor("rope_factors_short.weight", np.array(read.scaling.short_factors, np.float32))
+        writer.add_tensor("rope_factors_long.weight", np.array(read.scaling.long_factors, np.float32))
 
 
 def _interleave(values: np.ndarray, heads: int) -> np.ndarray:

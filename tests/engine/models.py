@@ -31,6 +31,15 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 _LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+_DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}
+_YARN_ROPE = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 64}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0 + i / 64 for i in range(32)],
+    "long_factor": [1.0 + i / 4 for i in range(32)],
+}
 
 # name: (class of the config, what differs from _COMMON)
 VARIANTS = {
@@ -39,6 +48,7 @@ VARIANTS = {
     "llama-biased": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
     "llama3-rope": ("LlamaConfig", {"rope_parameters": _LLAMA3_ROPE}),
     "linear-rope": ("LlamaConfig", {"rope_parameters": _LINEAR_ROPE}),
+    "yarn-rope": ("LlamaConfig", {"rope_parameters": _YARN_ROPE}),
     "mistral-window": ("MistralConfig", {"sliding_window": 11}),
     "mistral-full": ("MistralConfig", {"sliding_window": None}),
     "qwen2": ("Qwen2Config", {}),
@@ -49,11 +59,16 @@ VARIANTS = {
     "qwen3": ("Qwen3Config", {}),
     "qwen3-wide": ("Qwen3Config", {"head_dim": 80, "attention_bias": True, "num_key_value_heads": 1}),
 }
+# What a token is rotated by depends on the length of its sequence: fed in pieces, a text gives other logits than whole.
+LENGTH_DEPENDENT = {
+    "dynamic-rope": ("LlamaConfig", {"rope_parameters": _DYNAMIC_ROPE, "max_position_embeddings": 64}),
+    "longrope": ("LlamaConfig", {"rope_parameters": _LONGROPE}),
+}
 
 
 def tiny_model(variant: str) -> torch.nn.Module:
     """A float32 model of transformers with random weights, biases and norms included."""
-    config_name, changes = VARIANTS[variant]
+    config_name, changes = (VARIANTS | LENGTH_DEPENDENT)[variant]
     config = getattr(transformers, config_name)(**(_COMMON | changes))
     torch.manual_seed(sum(map(ord, variant)))
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

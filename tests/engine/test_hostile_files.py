@@ -216,8 +216,8 @@ def test_absurd_counts(good_gguf, tmp_path, offset, count):
 KEYS = [
     "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim",
     "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "rope_parameters",
-    "rope_theta", "attention_bias", "mlp_bias", "tie_word_embeddings", "hidden_act", "eos_token_id", "sliding_window",
-    "use_sliding_window", "max_window_layers", "layer_types", "quantization_config",
+    "rope_theta", "rope_scaling", "attention_bias", "mlp_bias", "tie_word_embeddings", "hidden_act", "eos_token_id",
+    "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "quantization_config",
 ]  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def test_every_value_of_every_metadata_key(good_gguf, tmp_path):
     good = GGUFFile(good_gguf)
     keys = [*good.metadata, "split.count", "llama.attention.sliding_window", "tokenizer.ggml.add_bos_token",
             "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.scores", "tokenizer.ggml.unknown_token_id",
-            "llama.rope.scaling.type", "llama.rope.scaling.factor"]  # fmt: skip
+            "llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear"]  # fmt: skip
     for key in keys:
         for value in [*GGUF_VALUES, "DELETE"]:
             changed = dict(good.metadata) | {key: value}
@@ -266,7 +266,7 @@ def test_every_value_of_every_metadata_key(good_gguf, tmp_path):
         ({"hidden_size": 1 << 17}, "embed_tokens.weight: expected shape (300, 131072), got (300, 128)"),
         ({"head_dim": 72}, "head_dim"),
         ({"num_key_value_heads": 3}, "num_heads: expected a multiple of num_kv_heads 3, got 4"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "mrope", "factor": 2.0}}, "rope_type"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope factor"),
         ({"rope_parameters": {"rope_theta": -1.0}}, "rope_theta"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
@@ -285,6 +285,8 @@ def test_what_is_wrong_is_said(directory, changes, message):
 )
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
 def test_json_that_is_none(directory, name, content):
+    if name == "model.safetensors.index.json":  # read where there is no single file only
+        (directory / "model.safetensors").unlink()
     (directory / name).write_bytes(content)
     assert outcome(directory) is not None
 
@@ -307,6 +309,7 @@ def test_json_that_is_none(directory, name, content):
     ids=repr,
 )
 def test_shards_stay_inside_the_directory(directory, weight_map):
+    (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert outcome(directory) is not None
 
@@ -364,8 +367,11 @@ def test_a_file_that_is_no_model(tmp_path):
         ({"tokenizer.ggml.merges": [1, 2]}, "cannot be built"),
         ({"tokenizer.ggml.merges": ["no such"]}, "cannot be built"),
         ({"tokenizer.ggml.merges": ["a b c"]}, "cannot be built"),
-        ({"tokenizer.ggml.bos_token_id": 1 << 20}, "special token id"),
-        ({"tokenizer.ggml.eos_token_id": -5}, "special token id"),
+        ({"tokenizer.ggml.bos_token_id": 1 << 20, "tokenizer.ggml.add_bos_token": True}, "bos_token_id"),
+        ({"tokenizer.ggml.eos_token_id": -5, "tokenizer.ggml.add_eos_token": True}, "eos_token_id"),
+        ({"tokenizer.ggml.padding_token_id": 1.5}, "padding_token_id: expected an integer"),
+        ({"tokenizer.ggml.add_bos_token": 2}, "add_bos_token"),
+        ({"tokenizer.ggml.tokens": ["a", "b", "a"]}, "tokens: 'a' occurs twice"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.scores"),
         ({"tokenizer.chat_template": 5}, "chat_template"),
         ({"tokenizer.ggml.token_type": 5}, "token_type"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import pytest
 import tokenizers
 import transformers
 
 from fdpp.engine import gguf_tokenizer
 from fdpp.engine.gguf_tokenizer import end_of_text_ids, load_gguf_tokenizer
-from fdpp.engine.tokenizer import Tokenizer
+from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
 from fdpp.errors import CheckpointError
 from tests.engine.models import CHAT_TEMPLATE, tiny_gguf_tokenizer, tiny_tokenizer
 
@@ -51,7 +54,7 @@ def test_pre_tokenizers(pre, text, pieces):
 def test_no_pre_tokenizer_warns():
     metadata = tiny_gguf_tokenizer()
     del metadata["tokenizer.ggml.pre"]
-    with pytest.warns(UserWarning, match="GPT-2's is used"):
+    with pytest.warns(UserWarning, match="llama.cpp's default is used"):
         load_gguf_tokenizer(metadata)
 
 
@@ -100,6 +103,7 @@ def test_end_of_text_ids():
 
 def test_no_tokenizer_in_the_file():
     assert load_gguf_tokenizer({}) is None
+    assert load_gguf_tokenizer({"tokenizer.ggml.model": "no_vocab"}) is None
 
 
 def test_chat_template():
@@ -144,3 +148,58 @@ def test_a_sentence_piece_vocabulary_of_absurd_tokens_is_refused_at_once(tokens)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     with pytest.raises(CheckpointError, match="at most 1024 characters"):
         gguf_tokenizer._merges_of_scores(tokens, [0.0] * len(tokens), vocabulary)
+
+
+def sentence_piece_model() -> bytes:
+    """tokenizer.model of :func:`sentence_piece_metadata`: a protobuf message of pieces, a trainer and a normaliser."""
+
+    def number(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + number(value >> 7)
+
+    def field(key: int, data: bytes) -> bytes:
+        return number(key << 3 | 2) + number(len(data)) + data
+
+    metadata = sentence_piece_metadata()
+    columns = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
+    pieces = b"".join(
+        field(1, field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + number(kind))
+        for token, score, kind in zip(*columns, strict=True)
+    )
+    trainer = b"\x18\x02" + number(35 << 3) + b"\x01"  # BPE, with bytes for what is unknown
+    return pieces + field(2, trainer) + field(3, field(1, b"identity"))
+
+
+@pytest.fixture
+def sentence_piece_directory(tmp_path):
+    def make(**config):
+        (tmp_path / "tokenizer.model").write_bytes(sentence_piece_model())
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(special | config))
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize(("config", "bos"), [({}, [1]), ({"add_bos_token": True}, [1]), ({"add_bos_token": False}, [])])
+def test_tokenizer_model_without_tokenizer_json(sentence_piece_directory, config, bos):
+    ours = load_directory_tokenizer(sentence_piece_directory(**config))
+    gguf = load_gguf_tokenizer(sentence_piece_metadata() | {"tokenizer.ggml.add_bos_token": bool(bos)})
+    for text in ("the end and", "a", "the  end"):
+        assert ours.encode(text)[: len(bos)] == bos
+        assert ours.encode(text) == gguf.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        (["sentencepiece"], "needs sentencepiece: pip install"),
+        (["google.protobuf"], "needs protobuf: pip install"),
+        (["sentencepiece", "google.protobuf"], "needs sentencepiece and protobuf: pip install 'fdpp\\[models\\]'"),
+    ],
+)
+def test_what_reads_tokenizer_model_is_named(sentence_piece_directory, monkeypatch, absent, message):
+    monkeypatch.setattr("fdpp.engine.tokenizer._is_installed", lambda module: module not in absent)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_directory_tokenizer(sentence_piece_directory())
+    assert "\n" not in str(caught.value)

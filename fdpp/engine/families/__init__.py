@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,19 +15,28 @@ from fdpp.errors import CheckpointError
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)
 
-_BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 _BY_MODEL_TYPE = {family.model_type: family for family in FAMILIES}
+_CLASS = re.compile(r"(\w+?)(ForCausalLM|Model)")  # LlamaModel is what AutoModel saves: the decoder without its head
 
 
 def family_of_config(config: Mapping[str, Any]) -> Family:
-    """The family of a Hugging Face ``config.json``: by ``architectures``, or by ``model_type`` where that is absent."""
-    architectures = config.get("architectures")
+    """The family of a Hugging Face ``config.json``.
+
+    ``model_type`` decides, as in transformers; where it is absent, the class in ``architectures`` does. Of a class
+    that contradicts ``model_type`` nobody knows what it computes: it is refused.
+    """
+    model_type, architectures = config.get("model_type"), config.get("architectures")
     if not architectures:
-        return family_of_model_type(config.get("model_type"))
+        return family_of_model_type(model_type)
     name = architectures[0] if isinstance(architectures, list) else architectures
-    if not isinstance(name, str) or name not in _BY_ARCHITECTURE:
-        raise CheckpointError(f"unknown architecture {name!r:.80}; known are {', '.join(_BY_ARCHITECTURE)}")
-    return _BY_ARCHITECTURE[name]
+    found = _CLASS.fullmatch(name) if isinstance(name, str) else None
+    # LLaMAForCausalLM is how the first conversions of Llama spelled it.
+    family = next((family for family in FAMILIES if found and family.name.lower() == found[1].lower()), None)
+    if family is None:
+        raise CheckpointError(f"unknown architecture {name!r:.80}; known are {', '.join(_BY_MODEL_TYPE)}")
+    if model_type is not None and family_of_model_type(model_type) is not family:
+        raise CheckpointError(f"architectures names {name!r:.80}, model_type {model_type!r:.80}: expected one family")
+    return family
 
 
 def family_of_model_type(model_type: object) -> Family:

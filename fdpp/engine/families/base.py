@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fdpp.engine.config import UNLIMITED, DecoderConfig, Llama3Scaling, RopeConfig
+from fdpp.engine.config import UNLIMITED, DecoderConfig
+from fdpp.engine.families.rope import context_length, first, rope_config
 from fdpp.errors import CheckpointError
 
 
@@ -36,14 +37,14 @@ class Family:
     """One family.
 
     Attributes:
-        architecture: the entry of ``architectures`` in a Hugging Face ``config.json``.
+        name: what the classes of transformers begin with: ``Llama`` for ``LlamaForCausalLM`` and ``LlamaModel``.
         model_type: ``model_type`` there, and ``general.architecture`` in a GGUF file.
         read_config: from the content of ``config.json`` to a :class:`DecoderConfig`.
         weight_names: the names of the weights in a Hugging Face checkpoint.
         gguf_rope_permuted: whether GGUF files hold the rows of q and k in the order of interleaved rotary pairs.
     """
 
-    architecture: str
+    name: str
     model_type: str
     read_config: Callable[[Mapping[str, Any]], DecoderConfig]
     weight_names: WeightNames = WeightNames()
@@ -54,18 +55,18 @@ def decoder_config(config: Mapping[str, Any], **family_specific: Any) -> Decoder
     """A :class:`DecoderConfig` from the keys that all families share; ``family_specific`` completes or overrides it."""
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise CheckpointError(f"hidden_act: expected 'silu', got {activation!r:.80}")
-    num_layers = config.get("num_hidden_layers")
+    num_layers, rope = config.get("num_hidden_layers"), rope_config(config)
     values: dict[str, Any] = {
         "vocab_size": config.get("vocab_size"),
         "hidden_size": config.get("hidden_size"),
         "intermediate_size": config.get("intermediate_size"),
         "num_layers": num_layers,
         "num_heads": config.get("num_attention_heads"),
-        "num_kv_heads": _first(config.get("num_key_value_heads"), config.get("num_attention_heads")),
+        "num_kv_heads": first(config.get("num_key_value_heads"), config.get("num_attention_heads")),
         "head_dim": _head_dim(config),
         "norm_eps": config.get("rms_norm_eps", 1e-6),
-        "max_positions": config.get("max_position_embeddings"),
-        "rope": rope_config(config),
+        "max_positions": context_length(config, rope),
+        "rope": rope,
         "windows": every_layer(config, UNLIMITED),
         "qkv_bias": False,
         "o_bias": False,
@@ -74,33 +75,6 @@ def decoder_config(config: Mapping[str, Any], **family_specific: Any) -> Decoder
         "tied_embeddings": config.get("tie_word_embeddings", False),
     }
     return DecoderConfig(**(values | family_specific))
-
-
-def rope_config(config: Mapping[str, Any]) -> RopeConfig:
-    """The rotary embedding, in the spelling of transformers 5 (``rope_parameters``) or the older ``rope_scaling``."""
-    parameters = _first(config.get("rope_parameters"), config.get("rope_scaling"), {})
-    if not isinstance(parameters, Mapping):
-        raise CheckpointError(f"rope_parameters: expected an object, got {parameters!r:.80}")
-    for source in (config, parameters):
-        if (share := _first(source.get("partial_rotary_factor"), 1.0)) != 1.0:
-            raise CheckpointError(f"partial_rotary_factor: expected 1.0, got {share!r:.80}")
-    theta = _first(parameters.get("rope_theta"), config.get("rope_theta"), 10000.0)
-    kind = _first(parameters.get("rope_type"), parameters.get("type"), "default")
-    if kind == "default":
-        return RopeConfig(theta)
-    if kind == "linear":
-        return RopeConfig(theta, linear_factor=parameters.get("factor"))
-    if kind == "llama3":
-        scaling = Llama3Scaling(
-            factor=parameters.get("factor"),
-            low_freq_factor=parameters.get("low_freq_factor"),
-            high_freq_factor=parameters.get("high_freq_factor"),
-            original_max_positions=_first(
-                parameters.get("original_max_position_embeddings"), config.get("max_position_embeddings")
-            ),
-        )
-        return RopeConfig(theta, llama3=scaling)
-    raise CheckpointError(f"rope_type: expected 'default', 'linear' or 'llama3', got {kind!r:.80}")
 
 
 def every_layer(config: Mapping[str, Any], window: int) -> tuple[int, ...]:
@@ -124,25 +98,28 @@ def sliding_window(config: Mapping[str, Any]) -> int:
     return width - 1
 
 
-def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Qwen's windows: with ``use_sliding_window``, in the layers that ``layer_types`` or ``max_window_layers`` name."""
-    if not config.get("use_sliding_window", False):
-        return every_layer(config, UNLIMITED)
-    window = sliding_window(config)
+def layer_windows(config: Mapping[str, Any], window: int) -> tuple[int, ...]:
+    """``window`` in the layers that ``layer_types`` calls sliding, or in every layer where there is no such list."""
     kinds = config.get("layer_types")
     if kinds is None:
-        first = config.get("max_window_layers", 28)
-        if type(first) is not int:
-            raise CheckpointError(f"max_window_layers: expected an integer, got {first!r:.80}")
-        return tuple(window if i >= first else UNLIMITED for i in range(layer_count(config)))
-    windows = {"full_attention": UNLIMITED, "sliding_attention": window}
+        return every_layer(config, window)
+    windows = {"full_attention": UNLIMITED, "attention": UNLIMITED, "sliding_attention": window}
     if not isinstance(kinds, list) or not all(isinstance(kind, str) and kind in windows for kind in kinds):
         raise CheckpointError(f"layer_types: expected a list of {sorted(windows)}, got {kinds!r:.80}")
+    if window == UNLIMITED and "sliding_attention" in kinds:
+        raise CheckpointError("layer_types: 'sliding_attention' contradicts sliding_window, which is off")
     return tuple(windows[kind] for kind in kinds)
 
 
-def _first(*candidates: Any) -> Any:
-    return next((value for value in candidates if value is not None), None)
+def qwen_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Windows with ``use_sliding_window`` only, in the layers that ``layer_types`` or ``max_window_layers`` name."""
+    window = sliding_window(config) if config.get("use_sliding_window", False) else UNLIMITED
+    if config.get("layer_types") is not None:
+        return layer_windows(config, window)
+    full = config.get("max_window_layers", 28)
+    if type(full) is not int:
+        raise CheckpointError(f"max_window_layers: expected an integer, got {full!r:.80}")
+    return tuple(window if i >= full else UNLIMITED for i in range(layer_count(config)))
 
 
 def _head_dim(config: Mapping[str, Any]) -> Any:

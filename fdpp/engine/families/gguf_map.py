@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fdpp.engine.config import check_number
+from fdpp.engine.families.rope import yarn_magnitude
 from fdpp.errors import CheckpointError
 
 _CONFIG_KEYS = {
@@ -52,31 +55,86 @@ def tensor_name(name: str) -> str:
     return name
 
 
-def hugging_face_config(metadata: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Any]:
+def hugging_face_config(
+    metadata: Mapping[str, Any], tensors: Collection[str], rope_factors: Mapping[str, list[float]] | None = None
+) -> dict[str, Any]:
     """The ``config.json`` that belongs to a GGUF file.
 
     Args:
         metadata: the key/value pairs of the file.
         tensors: the names of its tensors, as :func:`tensor_name` gives them. They say what the metadata leave out:
             which biases exist and whether the embeddings are tied.
+        rope_factors: LongRoPE's ``short_factor`` and ``long_factor``, which are tensors of the file.
     """
     prefix = f"{metadata.get('general.architecture')}."
-    config = {new: metadata.get(prefix + old) for old, new in _CONFIG_KEYS.items()}
+    config = {new: _uniform(metadata.get(prefix + old)) for old, new in _CONFIG_KEYS.items()}
     tokens = metadata.get("tokenizer.ggml.tokens")
-    config["vocab_size"] = metadata.get(prefix + "vocab_size", len(tokens) if isinstance(tokens, list) else None)
+    config["vocab_size"] = len(tokens) if isinstance(tokens, list) else metadata.get(prefix + "vocab_size")
     config["sliding_window"] = metadata.get(prefix + "attention.sliding_window")
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     config["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in tensors
     config["attention_output_bias"] = "model.layers.0.self_attn.o_proj.bias" in tensors
     config["mlp_bias"] = "model.layers.0.mlp.down_proj.bias" in tensors
-    kind = metadata.get(prefix + "rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
-        raise CheckpointError(f"rope.scaling.type: expected 'none' or 'linear', got {kind!r:.80}")
-    if kind == "linear":
-        factor = metadata.get(prefix + "rope.scaling.factor")
-        config["rope_parameters"] = {"rope_type": kind, "factor": factor, "rope_theta": config["rope_theta"]}
+    config["rope_parameters"] = rope_parameters(metadata, prefix + "rope.", rope_factors or {})
     _check_head_lengths(metadata, prefix, config)
     return config
+
+
+def rope_parameters(
+    metadata: Mapping[str, Any], prefix: str, rope_factors: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    """The scaling of the rotary embedding, read as llama.cpp reads it: linear where the file does not say which."""
+    scaling = prefix + "scaling."
+    kind = metadata.get(scaling + "type", "linear")
+    if kind not in ("none", "linear", "yarn", "longrope"):
+        raise CheckpointError(f"rope.scaling.type: expected none, linear, yarn or longrope, got {kind!r:.80}")
+    if rope_factors and kind != "longrope":
+        raise CheckpointError(f"rope.scaling.type: expected longrope beside tensors of its factors, got {kind!r}")
+    if kind == "none":
+        return {"rope_type": "default"}
+    # Files from before YaRN have the old key; 0 stands for no scaling.
+    factor = metadata.get(scaling + "factor", metadata.get(prefix + "scale_linear", 0))
+    factor = 1.0 if factor == 0 else factor
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    check_number("rope.scaling.factor", factor, 1e-3, 1e6)
+    attention = metadata.get(scaling + "attn_factor", 1.0)
+    check_number("rope.scaling.attn_factor", attention, 1e-3, 1e3)
+    parameters = {
+        "rope_type": kind,
+        "original_max_position_embeddings": metadata.get(scaling + "original_context_length"),
+    }
+    if kind == "longrope":
+        if factor != 1.0:
+            raise CheckpointError(f"rope.scaling.factor: expected none with longrope, got {factor!r:.80}")
+        return parameters | rope_factors | {"attention_factor": attention}
+    return parameters | {
+        "factor": factor,
+        "beta_fast": metadata.get(scaling + "yarn_beta_fast"),
+        "beta_slow": metadata.get(scaling + "yarn_beta_slow"),
+        "attention_factor": attention * _yarn_attention(metadata, scaling, factor),
+    }
+
+
+def _yarn_attention(metadata: Mapping[str, Any], scaling: str, factor: float) -> float:
+    """What llama.cpp makes of the factor and the logarithm's multiplier.
+
+    It has two more keys, which it overrides for YaRN: a file in which they say something else is refused.
+    """
+    multiplier = metadata.get(scaling + "yarn_log_multiplier", 0.0)
+    check_number("rope.scaling.yarn_log_multiplier", multiplier, 0.0, 1e3)
+    computed = yarn_magnitude(factor) / (yarn_magnitude(factor, multiplier) if multiplier else 1.0)
+    for key, expected in (("yarn_ext_factor", (-1.0, 1.0)), ("yarn_attn_factor", (-1.0, 1.0, computed))):
+        value = metadata.get(scaling + key, 1.0)
+        check_number(f"rope.scaling.{key}", value, -1e3, 1e3)
+        if not any(math.isclose(value, number, rel_tol=1e-4) for number in expected):
+            raise CheckpointError(f"rope.scaling.{key}: expected {expected[-1]:g}, got {value:g}")
+    return computed
+
+
+def _uniform(value: Any) -> Any:
+    """The value that all layers have, where the file gives it for each of them."""
+    return value[0] if isinstance(value, list) and value and value.count(value[0]) == len(value) else value
 
 
 def _check_head_lengths(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]) -> None:

@@ -19,4 +19,4 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
-LLAMA = Family("LlamaForCausalLM", "llama", read_config, gguf_rope_permuted=True)
+LLAMA = Family("Llama", "llama", read_config, gguf_rope_permuted=True)

@@ -1,4 +1,4 @@
-"""Mistral: Llama's layers, with a sliding window in every one of them."""
+"""Mistral: Llama's layers, with a sliding window in each, or in those that ``layer_types`` names (Ministral)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fdpp.engine.config import DecoderConfig
-from fdpp.engine.families.base import Family, decoder_config, every_layer, sliding_window
+from fdpp.engine.families.base import Family, decoder_config, layer_windows, sliding_window
 
 
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:
-    return decoder_config(config, windows=every_layer(config, sliding_window(config)))
+    return decoder_config(config, windows=layer_windows(config, sliding_window(config)))
 
 
-MISTRAL = Family("MistralForCausalLM", "mistral", read_config, gguf_rope_permuted=True)
+MISTRAL = Family("Mistral", "mistral", read_config, gguf_rope_permuted=True)

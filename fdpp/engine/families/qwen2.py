@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fdpp.engine.config import DecoderConfig
-from fdpp.engine.families.base import Family, decoder_config, layer_windows
+from fdpp.engine.families.base import Family, decoder_config, qwen_windows
 
 
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:
-    return decoder_config(config, qkv_bias=True, windows=layer_windows(config))
+    return decoder_config(config, qkv_bias=True, windows=qwen_windows(config))
 
 
-QWEN2 = Family("Qwen2ForCausalLM", "qwen2", read_config)
+QWEN2 = Family("Qwen2", "qwen2", read_config)

@@ -1,0 +1,87 @@
+"""One model for several requests at a time, and copies of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+
+from fdpp.engine import rope
+from fdpp.engine.llm import LLM
+
+PROMPT, OTHER = [5, 6, 7], list(range(20, 60))
+
+
+@pytest.fixture
+def llama(checkpoints):
+    return LLM(checkpoints("llama")[0], dtype="float32")
+
+
+def test_rotary_tables_never_shrink(llama, monkeypatch):
+    """A short request that began to reserve first, and would end last, leaves a long one its tables."""
+    compute, short_began, long_ended = rope.tables, threading.Event(), threading.Event()
+
+    def slow_tables(frequencies, length):
+        if length == 10:
+            short_began.set()
+            long_ended.wait(timeout=1)  # where a lock makes the long one wait, nobody comes
+        return compute(frequencies, length)
+
+    monkeypatch.setattr(rope, "tables", slow_tables)
+    short = threading.Thread(target=llama.decoder.reserve, args=(10,))
+    short.start()
+    short_began.wait()
+    llama.decoder.reserve(50)
+    long_ended.set()
+    short.join()
+    llama.decoder.reserve(20)
+    assert [len(table) for table in llama.decoder._rope_tables] == [50, 50]
+
+
+def test_each_request_counts_its_own_rereferences(llama):
+    """One request runs in the middle of another."""
+    for layer in llama.decoder.weights.layers:
+        layer.qkv.mul_(30)  # logits that no reference of 0 suits
+    options = {"max_new_tokens": 8, "ignore_eos": True}
+    alone, other = (llama.generate(prompt, **options)[0] for prompt in (PROMPT, OTHER))
+    inner = []
+
+    def stream(index: int, text: str) -> None:
+        if not inner:
+            inner.extend(llama.generate(OTHER, **options))
+
+    outer = llama.generate(PROMPT, stream=stream, **options)[0]
+    assert alone.timings.rereferences > 0 and other.timings.rereferences > 0
+    assert inner[0].timings.rereferences == other.timings.rereferences
+    assert outer.timings.rereferences == alone.timings.rereferences
+
+
+def through_pickle(x):
+    return pickle.loads(pickle.dumps(x))
+
+
+@pytest.mark.parametrize("duplicate", [through_pickle, copy.deepcopy])
+@pytest.mark.parametrize("variant", ["llama", "llama-tied"])
+def test_a_copy_is_the_same_model_with_weights_of_its_own(checkpoints, duplicate, variant):
+    llm = LLM(checkpoints(variant)[0], dtype="float32", page_size=4)
+    expected = llm.generate([PROMPT, OTHER], max_new_tokens=8)
+    again = duplicate(llm)
+    for layer in llm.decoder.weights.layers:
+        layer.qkv.zero_()
+    assert [c.token_ids for c in again.generate([PROMPT, OTHER], max_new_tokens=8)] == [c.token_ids for c in expected]
+    original, weights = (each.decoder.weights for each in (llm, again))
+    tied = original.lm_head.data_ptr() == original.embedding.data_ptr()
+    assert (weights.lm_head.data_ptr() == weights.embedding.data_ptr()) == tied
+
+
+def test_a_pickle_has_each_weight_once(llama):
+    """All weights are views of one block, which pickle alone would write for each of them."""
+    weights = llama.decoder.weights
+    block = weights.embedding.untyped_storage().nbytes()
+    for x in (llama.decoder, weights, weights.layers[0]):
+        assert len(pickle.dumps(x)) < 1.2 * block + 20_000
+    layer = through_pickle(weights.layers[0])
+    assert torch.equal(layer.down, weights.layers[0].down) and layer.qkv_bias is None
