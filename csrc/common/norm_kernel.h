@@ -1,5 +1,5 @@
 // rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. P is an architecture (arch.h), T
-// the dtype, R that of the residual.
+// the dtype, R that of the residual. The norm is that of the sum before it is rounded to R, which may have no room for it.
 #pragma once
 
 #include <math.h>
@@ -34,25 +34,15 @@ class RmsNorm {
     float squares = 0.0f;
     for (int64_t i = int64_t{P::thread_index()} * kChunk; i < p.width; i += kThreads * kChunk) {
       float values[kChunk];
-      load_chunk<P>(values, x + i, p.width - i, whole);
-      if (residual != nullptr) {
-        float before[kChunk];
-        load_chunk<P>(before, residual + i, p.width - i, whole);
-        // The norm is that of the sum as it is stored.
-        for (int k = 0; k < kChunk; ++k) values[k] = widen<P>(narrow<P, R>(before[k] + values[k]));
-        store_chunk<P>(residual + i, values, p.width - i, whole);
-      }
+      load_normed(values, x, residual, i, p.width, whole);
       for (int k = 0; k < kChunk; ++k) squares += values[k] * values[k];
     }
     const float scale = 1.0f / sqrtf(sum_of_block(squares) / static_cast<float>(p.width) + p.eps);
 
     for (int64_t i = int64_t{P::thread_index()} * kChunk; i < p.width; i += kThreads * kChunk) {
       float values[kChunk], factors[kChunk];
-      if (residual != nullptr) {
-        load_chunk<P>(values, residual + i, p.width - i, whole);
-      } else {
-        load_chunk<P>(values, x + i, p.width - i, whole);
-      }
+      load_normed(values, x, residual, i, p.width, whole);
+      if (residual != nullptr) store_chunk<P>(residual + i, values, p.width - i, whole);
       load_chunk<P>(factors, weight + i, p.width - i, whole);
       for (int k = 0; k < kChunk; ++k) values[k] = values[k] * scale * factors[k];
       store_chunk<P>(out + i, values, p.width - i, whole);
@@ -60,6 +50,16 @@ class RmsNorm {
   }
 
  private:
+  // A chunk of x, or of its sum with the residual.
+  FDPP_INLINE static void load_normed(float (&values)[kChunk], const T* x, const R* residual, int64_t i, int64_t width,
+                                      bool whole) {
+    load_chunk<P>(values, x + i, width - i, whole);
+    if (residual == nullptr) return;
+    float before[kChunk];
+    load_chunk<P>(before, residual + i, width - i, whole);
+    for (int k = 0; k < kChunk; ++k) values[k] += before[k];
+  }
+
   FDPP_INLINE static float sum_of_block(float x) {
     float* const shared = reinterpret_cast<float*>(P::shared_memory());
     FDPP_UNROLL

@@ -109,6 +109,20 @@ def test_a_sink_that_is_nan_makes_its_head_nan(backend, dtype, ops, phi):
         check(case, ops, backend.device, logits)
 
 
+def test_equal_keys_share_their_weight_whatever_their_logits(backend, dtype, ops):
+    """The oracle's, too: sums of 1e31 that differ by where their key stands would decide between equal keys."""
+    generator = torch.Generator().manual_seed(6)
+    magnitude = 1e4 if dtype == torch.float16 else 1e15
+    q, key = (magnitude * torch.randn(1, 1, heads, 64, generator=generator) for heads in (4, 2))
+    v_cache = torch.randn(1, 301, 2, 64, generator=generator).to(dtype)
+    inputs = {"q": q.to(dtype), "k_cache": key.to(dtype).expand(1, 301, 2, 64).contiguous(), "v_cache": v_cache}
+    inputs |= {"cache_seqlens": torch.tensor([301], dtype=torch.int32), "block_table": None}
+    case = AttentionCase(inputs, {"num_splits": 2})
+    mean = v_cache.double().mean(dim=1).repeat_interleave(2, dim=1).unsqueeze(1)
+    assert_close(case.expected(), mean, 1e-14, "the oracle")
+    assert_close(case.run(ops, backend.device), mean, 4 * ROUNDOFF[dtype], "the operator")
+
+
 @pytest.mark.parametrize("slope", [0.5, 10.0, 1000.0, -10.0])
 def test_steep_alibi(backend, dtype, ops, slope):
     """Slopes that carry all but the newest keys out of range; a negative one lifts the oldest key instead."""
