@@ -49,12 +49,12 @@ def cpu_features() -> dict[str, object]:
     """The instruction set in use (``isa``), those ``available``, and the ``device`` name of dataflow tables.
 
     Raises:
-        ImportError: ``FDPP_CPU_ISA`` names an instruction set that is unknown or that this processor lacks.
+        ValueError: ``FDPP_CPU_ISA`` names an instruction set that is unknown or that this processor lacks.
     """
-    status, *fields = _library.fdpp_cpu_features().decode().split(";")
+    status, _, text = _library.fdpp_cpu_features().decode(errors="replace").partition(";")
     if status != "ok":
-        raise ImportError(fields[0])
-    isa, device, available = fields
+        raise ValueError(text)
+    isa, device, available = text.split(";")
     return {"isa": isa, "available": available.split(","), "device": device}
 
 

@@ -17,9 +17,14 @@ import os
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fdpp import native
-from fdpp.linear_host import DTYPES, LinearHost
+from fdpp.dtypes import NAMES, dtype_name
+from fdpp.linear_host import LinearHost
+
+if TYPE_CHECKING:
+    import torch
 
 GPU_BACKENDS = ("cuda", "hip", "simt")
 SHIPPED = Path(__file__).parent / "dataflow_tables"
@@ -101,7 +106,7 @@ def _parse(cells: list[str], where: str) -> Row:
         row = Row(*(_PARSERS[field.type](cell) for field, cell in zip(fields(Row), cells, strict=True)))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    known_dtype = row.dtype in DTYPES
+    known_dtype = row.dtype in NAMES
     configs = _flat_gemm_configs(row) if row.impl == "flat_gemm" and known_dtype else 0
     problems = {
         f"dtype {row.dtype!r} (expected float32, bfloat16 or float16)": not known_dtype,
@@ -240,14 +245,14 @@ def host_of(device: str) -> tuple[LinearHost, int]:
     return native.linear_host(vendor), int(index or 0)
 
 
-def explain(N: int, K: int, M: int, dtype: str = "bfloat16", device: str = "cpu") -> str:
+def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", device: str = "cpu") -> str:
     """Which implementation ``linear`` takes for ``x [M, K]`` and ``weight [N, K]``, and why: a few lines of text.
 
     Args:
         N: rows of the weight.
         K: its columns.
         M: rows of x.
-        dtype: its name.
+        dtype: a dtype of torch, or its name.
         device: a torch device, as :func:`host_of` takes it.
 
     Raises:
@@ -255,6 +260,7 @@ def explain(N: int, K: int, M: int, dtype: str = "bfloat16", device: str = "cpu"
     """
     if min(N, K, M) < 1:
         raise ValueError(f"N, K and M must be at least 1; got {N}, {K}, {M}")
+    dtype = dtype_name(dtype)
     host, index = host_of(device)
     choice, name = host.choice(dtype, N, K, M, index), host.device_name(index)
     config = f", configuration {choice['config']}" if choice["config"] >= 0 else ""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 
-DTYPES = ("float32", "bfloat16", "float16")  # numbered as in csrc/common/dtype.h
+from fdpp.dtypes import NAMES
+
 IMPLEMENTATIONS = ("gemv", "flat_gemm", "aten")  # numbered as in csrc/common/dataflow.h
 SOURCES = ("table", "rule", "batch_invariant")  # likewise
 
@@ -54,7 +55,7 @@ class LinearHost:
             ValueError: an unknown dtype or device.
         """
         device = _ANY_DEVICE if index is None else index
-        count = self._functions["flat_gemm_configs"](device, _number(DTYPES, "dtype", dtype))
+        count = self._functions["flat_gemm_configs"](device, _number(NAMES, "dtype", dtype))
         if count < 0:
             raise ValueError(f"there is no device {index}")
         return count
@@ -70,7 +71,7 @@ class LinearHost:
             ValueError: a row that names something unknown; the table in force stays.
         """
         cells = [
-            (_number(DTYPES, "dtype", dtype), N, K, M, _number(IMPLEMENTATIONS, "impl", impl), config)
+            (_number(NAMES, "dtype", dtype), N, K, M, _number(IMPLEMENTATIONS, "impl", impl), config)
             for dtype, N, K, M, impl, config in rows
         ]
         flat = (_INTEGER * (6 * len(cells)))(*(value for row in cells for value in row))
@@ -85,7 +86,7 @@ class LinearHost:
             ValueError: an unknown dtype or device.
         """
         choice = (_INTEGER * 3)()
-        problem = self._functions["linear_choice"](index, _number(DTYPES, "dtype", dtype), N, K, M, choice)
+        problem = self._functions["linear_choice"](index, _number(NAMES, "dtype", dtype), N, K, M, choice)
         if problem:
             raise ValueError(problem.decode())
         return {"impl": IMPLEMENTATIONS[choice[0]], "config": choice[1], "source": SOURCES[choice[2]]}

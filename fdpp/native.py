@@ -18,6 +18,7 @@ def load(library: str = "_core"):
 
     Raises:
         ImportError: the library was not built, or was built for something else; the message says how to build it.
+        ValueError: ``FDPP_CPU_ISA`` names an instruction set that is not there; the message lists those that are.
     """
     import torch  # noqa: F401  (its shared libraries must be in the process before ours)
 

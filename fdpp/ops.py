@@ -59,21 +59,23 @@ def decode_attention(
             beyond in the cache is never read. 0 gives zeros.
         block_table: int32 ``[B, max_pages]``, the pages of each sequence in order. Entries past the last page that
             a sequence uses are ignored, whatever they hold.
-        softmax_scale: factor of ``q . k``; default ``1 / sqrt(D)``.
-        phi: float32 ``[Hq]``, the reference per query head, in logit units (natural logarithm); default 0. It
-            changes the rounding, never the result.
+        softmax_scale: factor of ``q . k``, at most 1e30; default ``1 / sqrt(D)``.
+        phi: float32 ``[Hq]``, the reference per query head, in logit units (natural logarithm); default 0. It changes
+            how often references move and, with that, rounding; never the result. Not finite, it counts as 0.
         window: query ``i`` sees key ``j`` when ``i - window <= j <= i``; -1 means no limit.
-        softcap: when positive, a logit becomes ``softcap * tanh(logit / softcap)``.
+        softcap: when not 0, a logit becomes ``softcap * tanh(logit / softcap)``; from 1e-6 to 1e30.
         alibi_slopes: float32 ``[Hq]``; ``slope * (i - j)`` is subtracted from the (capped) logit.
-        sinks: float32 ``[Hq]``, one more logit per head in the denominator, with no value.
+        sinks: float32 ``[Hq]``, one more logit per head in the denominator, with no value. NaN gives NaN.
         num_splits: number of KV splits; 0 lets the planner choose.
-        rereference_count: int64 ``[Hq]``; **mutated**: the number of times a reference had to move is added.
+        rereference_count: int64 ``[Hq]``; **mutated**: the number of times a reference had to move is added. Shares no
+            memory with the other tensors.
 
     Returns:
         ``[B, Sq, Hq, D]``, contiguous, dtype of ``q``. A query before the start of its sequence gives zeros.
 
     Raises:
-        RuntimeError: a shape, dtype, device or stride that is not as above.
+        RuntimeError: a shape, dtype, device, stride or option that is not as above; on the CPU also a length beyond the
+            cache (with ``block_table``, its columns times the page) or a page outside of it.
 
     Source: FlashDecoding++ (arXiv 2311.01282) section 3; names follow ``flash_attn_with_kvcache``.
     """
@@ -198,12 +200,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``residual += x``, then :func:`rms_norm` of ``residual``.
+    """``residual += x`` and :func:`rms_norm` of the sum.
 
     Args:
         x: ``[..., H]`` as in :func:`rms_norm`.
         residual: shape of ``x``, dtype of ``x`` or float32, contiguous; **mutated** (the sum, rounded to its dtype).
-            The norm is taken of the rounded sum. A float32 residual keeps what a deep stack of narrow layers adds up.
+            The norm is taken of the float32 sum. A float32 residual keeps what a deep stack of narrow layers adds up.
+            Shares no memory with ``weight``, nor with ``x`` unless they are the same tensor.
         weight: ``[H]``.
         eps: added to the mean square.
 
@@ -240,8 +243,10 @@ def rope_append(
         sin: as ``cos``.
         positions: int32 ``[B, Sq]``: the position of each token, which is also its slot in its sequence's cache. A
             negative position marks padding: its query is copied as it is and nothing is written.
-        k_cache: ``[B, S, Hkv, D]`` or paged ``[blocks, page, Hkv, D]``, dtype of ``q``; **mutated**.
-        v_cache: as ``k_cache``; **mutated**; a storage of its own.
+        k_cache: ``[B, S, Hkv, D]`` or paged ``[blocks, page, Hkv, D]``, dtype of ``q``; **mutated**. Last dimension
+            contiguous, outer strides free, but no two elements in one place.
+        v_cache: as ``k_cache``; **mutated**. Both may be views of one storage, such as ``kv[:, 0]`` and ``kv[:, 1]``,
+            but share no element, with each other or with another argument.
         block_table: int32 ``[B, max_pages]`` for a paged cache.
         interleaved: rotate the pairs (2i, 2i+1) (GPT-J) instead of (i, i + rot/2) (GPT-NeoX, Llama).
 

@@ -48,14 +48,16 @@ def decode_attention(
             if position < first:
                 continue
             seen = slice(first, position + 1)
-            logits = scale * queries[b, i] @ keys[:, seen].mT  # [Hkv, group, seen]
+            # A sum per key, not a GEMM, in which equal keys may have sums that differ by where they stand.
+            logits = scale * (queries[b, i].unsqueeze(2) * keys[:, None, seen]).sum(dim=-1)  # [Hkv, group, seen]
             if softcap > 0:
                 logits = softcap * torch.tanh(logits / softcap)
             if alibi_slopes is not None:
                 distance = position - torch.arange(first, position + 1, dtype=torch.float64, device=q.device)
                 logits = logits - per_head(alibi_slopes) * distance
-            denominator = logits if sinks is None else torch.cat([logits, per_head(sinks)], dim=-1)
-            weights = torch.exp(logits - denominator.logsumexp(dim=-1, keepdim=True))
+            if sinks is not None:  # an infinite one as the largest number: softmax is of finite logits
+                logits = torch.cat([logits, per_head(sinks).clamp(max=torch.finfo(torch.float64).max)], dim=-1)
+            weights = torch.softmax(logits, dim=-1)[..., : position + 1 - first]
             out[b, i] = weights @ values[:, seen]
     return out.flatten(2, 3)
 
@@ -108,8 +110,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Oracle of :func:`fdpp.ops.add_rms_norm`; ``residual`` is mutated."""
-    residual.copy_(residual.double() + x.double())
-    return rms_norm(residual, weight, eps)
+    total = residual.double() + x.double()
+    residual.copy_(total)
+    return rms_norm(total, weight, eps)
 
 
 def rope_append(

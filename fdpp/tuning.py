@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from fdpp import dataflow, ops, timing
+from fdpp.dtypes import dtype_name, torch_dtype
 from fdpp.linear_host import LinearHost
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measured
@@ -33,11 +34,10 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
 
     ``weights``: copies of a ``[N, K]`` weight that together exceed the caches. ``seconds``: budget of the measurement.
     """
-    (N, K), dtype, device = weights[0].shape, weights[0].dtype, str(weights[0].device)
-    x = _normal(M, K, seed=M).to(dtype).to(device)
-    dtype_name = str(dtype).removeprefix("torch.")
+    (N, K), dtype, device = weights[0].shape, dtype_name(weights[0].dtype), str(weights[0].device)
+    x = _normal(M, K, seed=M).to(weights[0].dtype).to(device)
     host, index = dataflow.host_of(device)
-    functions = candidates(host, index, M, dtype_name)
+    functions = candidates(host, index, M, dtype)
     with torch.inference_mode():
         exact = x.double() @ weights[0].double().T
         times = timing.interleave(
@@ -51,7 +51,7 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
         result = functions[impl, config](x, weights[0]).double()
     return dataflow.Row(
         device=host.device_name(index),
-        dtype=dtype_name,
+        dtype=dtype,
         N=N,
         K=K,
         M=M,
@@ -68,7 +68,7 @@ def tune(
     shapes: Iterable[tuple[int, int]],
     *,
     device: str = "cpu",
-    dtypes: Iterable[str] = ("bfloat16",),
+    dtypes: Iterable[str | torch.dtype] = ("bfloat16",),
     rows: Iterable[int] = ROWS,
     path: Path | None = None,
     seconds: float = 0.5,
@@ -82,7 +82,7 @@ def tune(
     Args:
         shapes: ``(N, K)`` of each weight.
         device: a torch device, as :func:`fdpp.dataflow.host_of` takes it.
-        dtypes: names of dtypes; a GPU's kernels take bfloat16 and float16.
+        dtypes: dtypes of torch or their names; a GPU's kernels take bfloat16 and float16.
         rows: values of ``M``.
         path: the table; default :func:`fdpp.dataflow.user_table`.
         seconds: budget per ``(dtype, N, K, M)``.
@@ -92,10 +92,10 @@ def tune(
         the path of the table.
 
     Raises:
-        ValueError: a device that is not there or does not take a dtype, a shape that is not positive or whose weights
-            exceed 8 GiB, a table that cannot be read, or no place for one.
+        ValueError: an unknown dtype, a device that is not there or does not take a dtype, a shape that is not positive
+            or whose weights exceed 8 GiB, a table that cannot be read, or no place for one.
     """
-    path, dtypes = path or dataflow.user_table(), list(dtypes)
+    path, dtypes = path or dataflow.user_table(), [dtype_name(dtype) for dtype in dtypes]
     if path is None:
         raise ValueError("this user has no home directory: name a table with --output or FDPP_DATAFLOW_TABLE")
     if not device.startswith("cpu") and "float32" in dtypes:
@@ -111,18 +111,17 @@ def tune(
         f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     )
     total, done = len(shapes) * len(dtypes) * len(rows), 0
-    for dtype_name in dtypes:
-        dtype = getattr(torch, dtype_name)
+    for dtype in dtypes:
         for N, K in shapes:
-            missing = [M for M in rows if (name, dtype_name, N, K, M) not in table]
+            missing = [M for M in rows if (name, dtype, N, K, M) not in table]
             done += len(rows) - len(missing)
             if not missing:
                 continue
-            weight = _normal(N, K, seed=N).mul_(K**-0.5).to(dtype).to(device)
+            weight = _normal(N, K, seed=N).mul_(K**-0.5).to(torch_dtype(dtype)).to(device)
             weights = [weight.clone() for _ in range(timing.cold_copies(weight.nbytes, device))]
             for M in missing:
                 if progress:
-                    progress(done, total, f"{dtype_name} N={N} K={K} M={M}")
+                    progress(done, total, f"{dtype} N={N} K={K} M={M}")
                 row = measure(M, weights, seconds)
                 table[row.key] = row
                 done += 1

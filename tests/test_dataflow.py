@@ -185,6 +185,21 @@ def test_explain_refuses_sizes_below_one(sizes):
         dataflow.explain(*sizes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_dtype_is_one_of_torch_or_its_name(dtype):
+    name = str(dtype).removeprefix("torch.")
+    assert dataflow.explain(72, 48, 4, dtype=dtype) == dataflow.explain(72, 48, 4, dtype=name)
+    assert dataflow.explain(72, 48, 4, dtype=dtype).startswith(name)
+
+
+@pytest.mark.parametrize("dtype", ["float64", torch.int8, None, 3])
+def test_an_unknown_dtype(user_table, dtype):
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16; got "):
+        dataflow.explain(72, 48, 4, dtype=dtype)
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16; got "):
+        tuning.tune([(24, 40)], dtypes=[dtype])
+
+
 def test_tuning_writes_a_table_that_decides_and_resumes(user_table):
     seen = []
     tuning.tune([(24, 40)], dtypes=["float32"], rows=[1, 4], seconds=0.01, progress=lambda *at: seen.append(at))
@@ -193,7 +208,7 @@ def test_tuning_writes_a_table_that_decides_and_resumes(user_table):
     assert all(r.microseconds > 0 and r.gbps >= 0 and r.error < 1e-5 and r.device == DEVICE for r in rows)
     assert choice(3, N=24, K=40) == (rows[1].impl, rows[1].config, "table")
     before = user_table.read_text().splitlines()
-    tuning.tune([(24, 40)], dtypes=["float32"], rows=[1, 4, 8], seconds=0.01)
+    tuning.tune([(24, 40)], dtypes=[torch.float32], rows=[1, 4, 8], seconds=0.01)
     assert set(before) < set(user_table.read_text().splitlines())
     assert seen[-1][0] == seen[-1][1] == 2
 

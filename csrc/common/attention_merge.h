@@ -239,7 +239,8 @@ class AttentionMerge {
     }
     FDPP_UNROLL
     for (int mask = 1; mask < kTeam; mask *= 2) sum += P::shuffle_xor(sum, mask);
-    if (sink.l != 0.0f) sum += sink.l * reference.weight<P>(sink.reference);
+    // Without a key the row is 0.
+    if (sink.l != 0.0f && sum != 0.0f) sum += sink.l * reference.weight<P>(sink.reference);
     if (exists && member == 0) {
       P::shared_store(result_ + row, sum);
       P::shared_store(result_ + kRowTile + row, reference.r_max);

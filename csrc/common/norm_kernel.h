@@ -1,5 +1,5 @@
 // rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. P is an architecture (arch.h), T
-// the dtype, R that of the residual.
+// the dtype, R that of the residual. The norm is that of the sum before it is rounded to R, which may have no room for it.
 #pragma once
 
 #include <math.h>
@@ -46,16 +46,13 @@ class RmsNorm {
     FDPP_UNROLL
     for (int c = 0; c < kHeld; ++c) {
       const int64_t i = first + c * kWidth;
-      if (residual != nullptr && i < p.width) add(held[c], before[c], residual + i, p.width - i, whole);
+      for (int k = 0; k < kChunk; ++k) held[c][k] += before[c][k];
+      if (residual != nullptr && i < p.width) store_chunk<P>(residual + i, held[c], p.width - i, whole);
       for (int k = 0; k < kChunk; ++k) squares += held[c][k] * held[c][k];
     }
     for (int64_t i = first + kHeld * kWidth; i < p.width; i += kWidth) {
-      float values[kChunk], stream[kChunk];
-      load_chunk<P>(values, x + i, p.width - i, whole);
-      if (residual != nullptr) {
-        load_chunk<P>(stream, residual + i, p.width - i, whole);
-        add(values, stream, residual + i, p.width - i, whole);
-      }
+      float values[kChunk];
+      load_normed(values, x, residual, i, p.width, whole);
       for (int k = 0; k < kChunk; ++k) squares += values[k] * values[k];
     }
     const float scale = 1.0f / sqrtf(sum_of_block(squares) / static_cast<float>(p.width) + p.eps);
@@ -67,27 +64,28 @@ class RmsNorm {
     }
     for (int64_t i = first + kHeld * kWidth; i < p.width; i += kWidth) {
       float values[kChunk], weights[kChunk];
-      if (residual != nullptr) {
-        load_chunk<P>(values, residual + i, p.width - i, whole);
-      } else {
-        load_chunk<P>(values, x + i, p.width - i, whole);
-      }
+      load_normed(values, x, residual, i, p.width, whole);
+      if (residual != nullptr) store_chunk<P>(residual + i, values, p.width - i, whole);
       load_chunk<P>(weights, weight + i, p.width - i, whole);
       store(out + i, values, weights, scale, p.width - i, whole);
     }
   }
 
  private:
-  // The norm is that of the sum as it is stored.
-  FDPP_INLINE static void add(float (&values)[kChunk], const float (&before)[kChunk], R* residual, int64_t count, bool whole) {
-    for (int k = 0; k < kChunk; ++k) values[k] = widen<P>(narrow<P, R>(before[k] + values[k]));
-    store_chunk<P>(residual, values, count, whole);
-  }
-
   FDPP_INLINE static void store(T* out, float (&values)[kChunk], const float (&factors)[kChunk], float scale, int64_t count,
                                 bool whole) {
     for (int k = 0; k < kChunk; ++k) values[k] = values[k] * scale * factors[k];
     store_chunk<P>(out, values, count, whole);
+  }
+
+  // A chunk of x, or of its sum with the residual.
+  FDPP_INLINE static void load_normed(float (&values)[kChunk], const T* x, const R* residual, int64_t i, int64_t width,
+                                      bool whole) {
+    load_chunk<P>(values, x + i, width - i, whole);
+    if (residual == nullptr) return;
+    float before[kChunk];
+    load_chunk<P>(before, residual + i, width - i, whole);
+    for (int k = 0; k < kChunk; ++k) values[k] += before[k];
   }
 
   FDPP_INLINE static float sum_of_block(float x) {

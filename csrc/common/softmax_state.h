@@ -1,13 +1,14 @@
 // The guarded unified maximum: the softmax of every backend.
 //
 // FlashDecoding++ (arXiv 2311.01282, section 3) replaces the running maximum of a partial softmax by one value phi that
-// all splits share: with t = (logit - phi) * log2(e), a split sums l = sum 2^t and o = sum 2^t * v, and splits merge by
-// plain addition. Real models leave the range in which that is safe, so here a split's state is (r, l, o):
+// all splits share: a split sums l = sum e^(logit - phi) and o = sum e^(logit - phi) * v, and splits merge by plain
+// addition. Real models leave the range in which that is safe, so here a split's state is (r, l, o), with
+// t = logit * log2(e):
 //
-//     l = sum 2^(t - r),   o = sum 2^(t - r) * v,   r = 0 unless the guard moved it.
+//     l = sum 2^(t - r),   o = sum 2^(t - r) * v,   r = phi * log2(e) unless the guard moved it.
 //
 // The guard compares the maximum of each tile with finite bounds (a fast-math compiler may delete isinf tests):
-//   - the first tile lies below kLow: every later sum would sit near underflow, so r becomes the tile's maximum;
+//   - the first tile lies below r + kLow: every later sum would sit near underflow, so r becomes the tile's maximum;
 //   - a tile lies above r + kHigh: r becomes the tile's maximum, and (l, o) are rescaled once.
 // A later tile far below r contributes less than a rounding error, exactly as in the classic softmax.
 #pragma once
@@ -50,6 +51,13 @@ struct LibraryMath {
   FDPP_INLINE static float exp2(float x) { return exp2f(x); }
 };
 
+// The reference that a row begins with; 0 where phi says nothing. phi is subtracted from no logit but by way of the guard,
+// so that one far from them all costs a move and no digit of the result.
+FDPP_INLINE float first_reference(float phi) {
+  const float reference = phi * kLog2e;
+  return fabsf(reference) <= 3e38f ? reference : 0.0f;  // neither infinite nor NaN
+}
+
 // A row's reference and what the guard decided for a tile.
 struct Rereference {
   float reference;  // r to use for the tile
@@ -57,12 +65,14 @@ struct Rereference {
   bool moved;
 };
 
-// `empty`: the row has seen no unmasked key yet. A tile maximum of -infinity (all masked) moves nothing.
+// `empty`: the row has seen no unmasked key yet, and `reference` is its first one. A tile maximum of -infinity (all
+// masked) moves nothing.
 template <typename Guard, typename Math = LibraryMath>
 FDPP_INLINE Rereference guard(float reference, bool empty, float tile_max) {
   if (empty) {
-    const bool outside = (tile_max < Guard::kLow && tile_max > -INFINITY) || tile_max > Guard::kHigh;
-    return {outside ? tile_max : 0.0f, 1.0f, outside};
+    const bool below = tile_max < reference + Guard::kLow && tile_max > -INFINITY;
+    const bool outside = below || tile_max > reference + Guard::kHigh;
+    return {outside ? tile_max : reference, 1.0f, outside};
   }
   if (tile_max > reference + Guard::kHigh) return {tile_max, Math::exp2(reference - tile_max), true};
   return {reference, 1.0f, false};
@@ -86,7 +96,8 @@ struct MergeReference {
   }
 };
 
-// A sink is one more logit in the denominator, without a value: a state with o = 0.
+// A sink is one more logit in the denominator, without a value: a state with o = 0. A NaN makes its row NaN, and leaves
+// the reference to the keys.
 struct SinkState {
   float reference;
   float l;
@@ -94,9 +105,10 @@ struct SinkState {
 
 template <typename Guard, typename Math = LibraryMath>
 FDPP_INLINE SinkState sink_state(float sink, float phi) {
-  const float t = (sink - phi) * kLog2e;
-  if (t >= Guard::kLow && t <= Guard::kHigh) return {0.0f, Math::exp2(t)};
-  return t > -INFINITY ? SinkState{t, 1.0f} : SinkState{0.0f, 0.0f};
+  const float t = sink * kLog2e, reference = first_reference(phi);
+  if (!(t > -INFINITY)) return {-INFINITY, t == -INFINITY ? 0.0f : t};
+  if (t >= reference + Guard::kLow && t <= reference + Guard::kHigh) return {reference, Math::exp2(t - reference)};
+  return {t, 1.0f};
 }
 
 }  // namespace fdpp

@@ -54,7 +54,7 @@ struct AttentionKernels {
   // What a row sees of a tile, [low, high] relative to its first key, and the constants of its logits.
   struct RowView {
     int low, high;
-    float scale, offset, alibi, distance;
+    float scale, alibi, distance;
   };
 
   // Pointers to the keys of a tile; the places after the last key repeat it, so that whole vectors can be read.
@@ -70,7 +70,7 @@ struct AttentionKernels {
     for (int j = tile.keys; j < kTile; ++j) tile.k[j] = tile.k[tile.keys - 1];
   }
 
-  // t = (logit - phi) * log2(e) of one row for a tile, -infinity where masked; returns the maximum.
+  // t = logit * log2(e) of one row for a tile, -infinity where masked; returns the maximum.
   FDPP_INLINE static float logits(float* t, const Packed* q, const Tile& tile, const RowView& view, float softcap) {
     constexpr int kWhole = D / P::step * P::step;
     F most = V::broadcast(-INFINITY);
@@ -87,9 +87,9 @@ struct AttentionKernels {
       F x = V::sum_each(dots);
       if (softcap > 0.0f) {
         x = tanh<V>(V::mul(x, V::broadcast(view.scale / softcap)));
-        x = V::fma(x, V::broadcast(softcap * kLog2e), V::broadcast(view.offset));
+        x = V::mul(x, V::broadcast(softcap * kLog2e));
       } else {
-        x = V::fma(x, V::broadcast(view.scale * kLog2e), V::broadcast(view.offset));
+        x = V::mul(x, V::broadcast(view.scale * kLog2e));
       }
       const F lane = V::add(V::lane_index(), V::broadcast(static_cast<float>(j)));
       if (view.alibi != 0.0f) {
@@ -180,7 +180,8 @@ struct AttentionKernels {
 
   FDPP_INLINE static void start(Row& row, const AttentionParams& p, int b, int head, int token) {
     for (float& value : row.o) value = 0.0f;
-    row.l = row.r = 0.0f;
+    row.l = 0.0f;
+    row.r = p.phi != nullptr ? first_reference(p.phi[head]) : 0.0f;
     const T* q = static_cast<const T*>(p.q) + b * p.q_batch_stride + token * p.q_token_stride + head * p.q_head_stride;
     int d = 0;
     for (; d + P::step <= D; d += P::step) P::pack(row.q() + d, q + d);
@@ -201,7 +202,6 @@ struct AttentionKernels {
     view.low = static_cast<int>(low);
     view.high = static_cast<int>(high);
     view.scale = p.softmax_scale;
-    view.offset = p.phi != nullptr ? -p.phi[head] * kLog2e : 0.0f;
     view.alibi = p.alibi_slopes != nullptr ? p.alibi_slopes[head] * kLog2e : 0.0f;
     view.distance = static_cast<float>(tile.begin - query);
     const float tile_max = logits(t, row.q(), tile, view, p.softcap);
@@ -227,7 +227,7 @@ struct AttentionKernels {
       MergeReference reference;
       for (int s = 0; s < p.num_splits; ++s) reference.add(splits[s * num_rows + index].r, splits[s * num_rows + index].l);
       reference.add(sink.reference, sink.l);
-      float l = sink.l == 0.0f ? 0.0f : sink.l * reference.weight(sink.reference);
+      float l = 0.0f;
       F o[D / V::width];
       for (F& value : o) value = V::zero();
       for (int s = 0; s < p.num_splits; ++s) {
@@ -239,6 +239,7 @@ struct AttentionKernels {
           o[d / V::width] = V::fma(V::load(row.o + d), V::broadcast(weight), o[d / V::width]);
         }
       }
+      if (l != 0.0f && sink.l != 0.0f) l += sink.l * reference.weight(sink.reference);  // without a key the row is 0
       const F inverse = V::broadcast(l == 0.0f ? 0.0f : 1.0f / l);
       T* out = static_cast<T*>(p.out) + ((int64_t{b} * p.query_len + index / group) * p.query_heads + head) * D;
       for (int d = 0; d < D; d += V::width) V::store(out + d, V::mul(o[d / V::width], inverse));

@@ -30,31 +30,28 @@ struct FusedKernels {
     norm<T>(p, begin, end);
   }
 
-  // R: storage type of what is normed, the residual if there is one.
+  // R: storage type of the residual. The norm is that of the sum before it is rounded to R, which may have no room for it.
   template <typename R>
   static void norm(const NormParams& p, int64_t begin, int64_t end) {
     const T* weight = static_cast<const T*>(p.weight);
     for (int64_t row = begin; row < end; ++row) {
       const T* x = static_cast<const T*>(p.x) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
       T* out = static_cast<T*>(p.out) + row * p.width;
-      const R* normed = reinterpret_cast<const R*>(x);
-      if (p.residual != nullptr) {
-        R* residual = static_cast<R*>(p.residual) + row * p.width;
-        for (int64_t i = 0; i < p.width; i += V::width) {
-          const int n = lanes(p.width - i);
-          store(residual + i, V::add(load(residual + i, n), load(x + i, n)), n);
-        }
-        normed = residual;
-      }
+      R* residual = p.residual == nullptr ? nullptr : static_cast<R*>(p.residual) + row * p.width;
+      const auto normed = [&](int64_t i, int n) {
+        return residual == nullptr ? load(x + i, n) : V::add(load(residual + i, n), load(x + i, n));
+      };
       F squares = V::zero();
       for (int64_t i = 0; i < p.width; i += V::width) {
-        const F value = load(normed + i, lanes(p.width - i));
+        const F value = normed(i, lanes(p.width - i));
         squares = V::fma(value, value, squares);
       }
       const F scale = V::broadcast(1.0f / sqrtf(V::sum(squares) / static_cast<float>(p.width) + p.eps));
       for (int64_t i = 0; i < p.width; i += V::width) {
         const int n = lanes(p.width - i);
-        store(out + i, V::mul(V::mul(load(normed + i, n), scale), load(weight + i, n)), n);
+        const F value = normed(i, n);
+        if (residual != nullptr) store(residual + i, value, n);
+        store(out + i, V::mul(V::mul(value, scale), load(weight + i, n)), n);
       }
     }
   }

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fdpp import native
+from fdpp.dtypes import torch_dtype
 from fdpp.engine.checkpoint import open_checkpoint
 from fdpp.engine.decode_loop import Generation, Timings, run_batch
 from fdpp.engine.decoder import Decoder
@@ -27,7 +28,6 @@ from fdpp.errors import FdppError, RequestError, about, one_line, show
 
 Stream = Callable[[int, str], None]
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 _REQUIRED = {"jinja2", "gguf", "safetensors", "transformers", "tokenizers", "huggingface_hub"}
 
 
@@ -287,12 +287,10 @@ def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if dtype is None:
-        return torch.bfloat16
-    chosen = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
-        raise RequestError(f"dtype: expected one of {', '.join(_DTYPES)}, got {show(dtype)}")
-    return chosen
+    try:
+        return torch.bfloat16 if dtype is None else torch_dtype(dtype)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
 
 
 def _device(device: str | torch.device) -> torch.device:

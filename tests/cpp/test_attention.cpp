@@ -33,7 +33,8 @@ struct Problem {
     p.num_splits = static_cast<int>(pick(random, 1, 5));
     p.softmax_scale = static_cast<float>(1.0 / std::sqrt(p.head_dim));
     p.window = pick(random, 0, 2) == 0 ? pick(random, 0, 100) : -1;
-    p.softcap = pick(random, 0, 2) == 0 ? 20.0f : 0.0f;
+    const float caps[] = {0.0f, 0.0f, 20.0f, 1e6f};
+    p.softcap = caps[pick(random, 0, 3)];
     logit_scale = pick(random, 0, 2) == 0 ? 60.0 : 1.0;
 
     lengths.resize(p.batch);
@@ -46,9 +47,9 @@ struct Problem {
       return pick(random, 0, 1) == 0 ? values.data() : nullptr;
     };
     p.phi = optional(phi, 5.0);
-    // Now and then a reference that is far from every logit, so that the guard has to move it.
-    const float off[] = {0.0f, 0.0f, 300.0f, -300.0f};
-    for (const float shift = off[pick(random, 0, 3)]; float& value : phi) value += shift;
+    // Now and then a reference that is far from every logit, so that the guard has to move it, or that says nothing.
+    const float off[] = {0.0f, 0.0f, 300.0f, -300.0f, 1e6f, -INFINITY, INFINITY, NAN};
+    for (const float shift = off[pick(random, 0, 7)]; float& value : phi) value += shift;
     p.alibi_slopes = optional(slopes, 0.1);
     p.sinks = optional(sinks, 3.0);
     counts.assign(p.query_heads, 0);
@@ -129,13 +130,13 @@ struct Problem {
     const int64_t query = int64_t{lengths[b]} - p.query_len + i;
     const int64_t first = p.window < 0 ? 0 : std::max<int64_t>(0, query - p.window);
     std::vector<double> logits;
-    double largest = p.phi != nullptr ? std::fabs(p.phi[h]) : 0.0;
+    double largest = 0.0;
     double most = p.sinks != nullptr ? p.sinks[h] : -std::numeric_limits<double>::infinity();
     for (int64_t j = first; j <= query; ++j) {
       double logit = 0.0;
       for (int d = 0; d < p.head_dim; ++d) logit += q_at(b, i, h, d) * (*k)[slot(b, j) * token + head + d];
       logit *= p.softmax_scale;
-      largest = std::max(largest, std::fabs(logit) + 2 * p.softcap);
+      largest = std::max(largest, std::fabs(logit));
       if (p.softcap > 0.0f) logit = p.softcap * std::tanh(logit / p.softcap);
       if (p.alibi_slopes != nullptr) logit -= p.alibi_slopes[h] * static_cast<double>(query - j);
       most = std::max(most, logit);

@@ -29,6 +29,17 @@ TEST(guard_ignores_tiles_without_keys) {
   CHECK(!guard<WideGuard>(7.0f, false, -INFINITY).moved, "later");
 }
 
+TEST(guard_keeps_a_first_reference_that_suits_the_logits) {
+  const float reference = first_reference(300.0f);
+  const Rereference near = guard<WideGuard>(reference, true, reference + 5.0f);
+  CHECK(!near.moved && near.reference == reference, "inside its bounds");
+  for (const float phi : {0.0f, 1e4f, -1e4f, 3e38f, -3e38f, INFINITY, -INFINITY, NAN}) {
+    const Rereference far = guard<WideGuard>(first_reference(phi), true, reference);
+    CHECK(far.moved && far.reference == reference && far.rescale == 1.0f, std::to_string(phi));
+    CHECK(!guard<WideGuard>(first_reference(phi), true, -INFINITY).moved, "no key");
+  }
+}
+
 TEST(merge_is_a_plain_sum_while_no_reference_moved) {
   MergeReference reference;
   reference.add(0.0f, 3.0f);
@@ -50,7 +61,12 @@ TEST(sinks_of_any_size_are_finite_states) {
     const SinkState state = sink_state<WideGuard>(sink, 0.0f);
     CHECK(std::isfinite(state.l) && state.l > 0.0f, std::to_string(sink));
   }
-  CHECK(sink_state<WideGuard>(-INFINITY, 0.0f).l == 0.0f, "no sink");
+  for (const float phi : {0.0f, 300.0f, 3e38f, INFINITY, NAN}) {
+    CHECK(sink_state<WideGuard>(-INFINITY, phi).l == 0.0f, "no sink");
+    CHECK(std::isnan(sink_state<WideGuard>(NAN, phi).l), "NaN");
+    const SinkState state = sink_state<WideGuard>(300.0f, phi);
+    CHECK_CLOSE(state.reference + std::log2(state.l), 300.0 * kLog2e, 1e-4, "the sink itself");
+  }
 }
 
 TEST(splits_cover_every_key_once) {

@@ -51,20 +51,21 @@ void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const D
   p.out = out.data();
   cpu::rms_norm(kernels, p, threads(2));
   for (int64_t row = 0; row < layout.rows; ++row) {
+    // The norm is that of the sum before it is rounded.
+    const auto normed = [&](int64_t i) {
+      return x[layout.offset(row) + i] + (add ? before[row * width + i] : 0.0);
+    };
     double squares = 0.0;
     for (int64_t i = 0; i < width; ++i) {
-      const double value = x[layout.offset(row) + i];
-      if (add) {
-        const double sum = before[row * width + i] + value;
-        const double tolerance = 1.01 * roundoff(sum_dtype) * std::fabs(sum) + underflow(sum_dtype);
-        CHECK_CLOSE(residual[row * width + i], sum, tolerance, what + " residual");
-      }
-      const double normed = add ? residual[row * width + i] : value;
-      squares += normed * normed;
+      const double sum = normed(i);
+      squares += sum * sum;
+      if (!add) continue;
+      const double tolerance = 1.01 * roundoff(sum_dtype) * std::fabs(sum) + underflow(sum_dtype);
+      CHECK_CLOSE(residual[row * width + i], sum, tolerance, what + " residual");
     }
     const double scale = 1.0 / std::sqrt(squares / static_cast<double>(width) + p.eps);
     for (int64_t i = 0; i < width; ++i) {
-      const double expected = (add ? residual[row * width + i] : x[layout.offset(row) + i]) * scale * weight[i];
+      const double expected = normed(i) * scale * weight[i];
       const double relative = roundoff(dtype) + (8 + std::sqrt(width)) * kFloatRoundoff;
       CHECK_CLOSE(out[row * width + i], expected, relative * std::fabs(expected) + underflow(dtype), what);
     }

@@ -52,8 +52,9 @@ class AttentionCase:
         inputs, options = self.inputs | {"v_cache": v.abs()}, self.options
         gathered = oracle(reference.decode_attention, *inputs.values(), **options)
         scale = options.get("softmax_scale") or q.shape[-1] ** -0.5
-        largest = 8 + scale * _largest(q.double().norm(dim=-1)) * _largest(k.double().norm(dim=-1))
-        largest += 2 * options.get("softcap", 0.0) + _largest(options.get("phi")) + _largest(options.get("sinks"))
+        product = scale * _largest(q.double().norm(dim=-1)) * _largest(k.double().norm(dim=-1))
+        capped = min(options.get("softcap", 0.0), product)  # tanh rounds relative to what it gives
+        largest = 8 + product + 2 * capped + _largest(options.get("sinks"))
         probability = 0.0 if q.dtype == torch.float32 else ROUNDOFF[q.dtype]
         relative = probability + 2 * ROUNDOFF[torch.float32] * largest
         return ROUNDOFF[q.dtype] * expected.abs() + relative * gathered.nan_to_num(0, 0, 0) + UNDERFLOW[q.dtype]

@@ -75,6 +75,54 @@ def test_logits_with_options(backend, dtype, ops, logits, options):
     check(case_with_logits(LOGITS[logits], KV_HEADS, dtype, **options), ops, backend.device, f"{logits}, {options}")
 
 
+@pytest.mark.parametrize("softcap", [1e-6, 1.0, 5.0, 30.0, 50.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e9, 1e30])
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_softcaps_of_any_size(backend, dtype, ops, softcap, scale):
+    """tanh keeps the digits of small arguments, which a large cap gives back."""
+    generator = torch.Generator().manual_seed(5)
+    q = torch.randn(2, 1, 4, 64, generator=generator).to(dtype)
+    k_cache, v_cache = (torch.randn(2, 200, 2, 64, generator=generator).to(dtype) for _ in range(2))
+    inputs = {"q": q, "k_cache": k_cache, "v_cache": v_cache}
+    inputs |= {"cache_seqlens": torch.tensor([200, 61], dtype=torch.int32), "block_table": None}
+    options = {"softcap": softcap, "softmax_scale": scale, "num_splits": 2}
+    check(AttentionCase(inputs, options), ops, backend.device, f"softcap {softcap}")
+
+
+@pytest.mark.parametrize("phi", [1e4, -1e4, 1e6, -1e6, 3e38, -3e38, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("logits", ["ordinary", "all about 300", "all about -5000", "alternating tiles"])
+def test_phi_never_changes_the_result(backend, dtype, ops, logits, phi):
+    """Far from every logit, or no number at all; in one of the heads."""
+    phis = torch.zeros(HEADS)
+    phis[2] = phi
+    case = case_with_logits(LOGITS[logits], KV_HEADS, dtype, phi=phis, num_splits=3, sinks=torch.full((HEADS,), 1.0))
+    check(case, ops, backend.device, f"logits {logits}, phi {phi}")
+
+
+@pytest.mark.parametrize("phi", [0.0, 300.0, math.nan])
+def test_a_sink_that_is_nan_makes_its_head_nan(backend, dtype, ops, phi):
+    for logits in ("ordinary", "all about 300", "all about -5000"):
+        sinks = torch.full((HEADS,), 1.0)
+        sinks[1] = math.nan
+        options = {"sinks": sinks, "phi": torch.full((HEADS,), phi), "num_splits": 3}
+        case = case_with_logits(LOGITS[logits], KV_HEADS, dtype, **options)
+        assert case.expected()[0, 0].isnan().all(dim=-1).tolist() == [False, True] + [False] * 4
+        check(case, ops, backend.device, logits)
+
+
+def test_equal_keys_share_their_weight_whatever_their_logits(backend, dtype, ops):
+    """The oracle's, too: sums of 1e31 that differ by where their key stands would decide between equal keys."""
+    generator = torch.Generator().manual_seed(6)
+    magnitude = 1e4 if dtype == torch.float16 else 1e15
+    q, key = (magnitude * torch.randn(1, 1, heads, 64, generator=generator) for heads in (4, 2))
+    v_cache = torch.randn(1, 301, 2, 64, generator=generator).to(dtype)
+    inputs = {"q": q.to(dtype), "k_cache": key.to(dtype).expand(1, 301, 2, 64).contiguous(), "v_cache": v_cache}
+    inputs |= {"cache_seqlens": torch.tensor([301], dtype=torch.int32), "block_table": None}
+    case = AttentionCase(inputs, {"num_splits": 2})
+    mean = v_cache.double().mean(dim=1).repeat_interleave(2, dim=1).unsqueeze(1)
+    assert_close(case.expected(), mean, 1e-14, "the oracle")
+    assert_close(case.run(ops, backend.device), mean, 4 * ROUNDOFF[dtype], "the operator")
+
+
 @pytest.mark.parametrize("slope", [0.5, 10.0, 1000.0, -10.0])
 def test_steep_alibi(backend, dtype, ops, slope):
     """Slopes that carry all but the newest keys out of range; a negative one lifts the oldest key instead."""
@@ -123,15 +171,19 @@ def test_what_lies_beyond_the_end_is_never_read(backend, dtype, ops, poison, pag
     assert not actual[0].any() and not actual[1, :2].any(), "queries before the start of their sequence give zeros"
 
 
-@pytest.mark.parametrize("sinks", [None, torch.full((4,), 400.0)], ids=["no sinks", "sinks"])
+@pytest.mark.parametrize("sinks", [None, 400.0, math.inf, math.nan])
 def test_rows_without_keys_give_zeros(backend, dtype, ops, sinks):
     q = torch.ones(3, 4, 4, 64, dtype=dtype)
     cache = torch.ones(3, 8, 2, 64, dtype=dtype)
     lengths = torch.tensor([0, 2, 4], dtype=torch.int32)
     inputs = {"q": q, "k_cache": cache, "v_cache": cache.clone(), "cache_seqlens": lengths, "block_table": None}
-    out = AttentionCase(inputs, {"sinks": sinks, "num_splits": 5}).run(ops, backend.device).cpu()
+    options = {"sinks": None if sinks is None else torch.full((4,), sinks), "num_splits": 5}
+    out = AttentionCase(inputs, options).run(ops, backend.device).cpu()
     seen = torch.arange(4) >= 4 - lengths.unsqueeze(1)
     assert not out[~seen].any()
+    if sinks is not None and math.isnan(sinks):
+        assert out[seen].isnan().all()
+        return
     # A matrix unit gets rounded probabilities, while their sum is that of the unrounded ones.
     assert ((out[seen] - (1 if sinks is None else 0)).abs() <= 2 * ROUNDOFF[dtype]).all()
 

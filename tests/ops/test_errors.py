@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from fdpp import ops
-
 from .valid import CALLS, call_op, valid_arguments
 
 
@@ -128,10 +126,13 @@ WRONG = [
     Wrong("decode_attention", {"window": value(-2)}, "window", "-2"),
     Wrong("decode_attention", {"num_splits": value(-1)}, "num_splits", "-1"),
     Wrong("decode_attention", {"num_splits": value(1_000_000)}, "num_splits", "1000000"),
-    Wrong("decode_attention", {"softcap": value(-1.0)}, "softcap", "-1"),
     *(
-        Wrong("decode_attention", {"softmax_scale": value(x)}, "softmax_scale", str(x))
-        for x in (float("nan"), float("inf"))
+        Wrong("decode_attention", {"softcap": value(x)}, "softcap", f"{x:g}".replace("+", r"\+"))
+        for x in (-1.0, -0.1, 1e-7, 1e-300, 1.1e30, 3e38, float("inf"), float("nan"))
+    ),
+    *(
+        Wrong("decode_attention", {"softmax_scale": value(x)}, "softmax_scale", f"{x:g}".replace("+", r"\+"))
+        for x in (float("nan"), float("inf"), 1e31)
     ),
     # dtypes that do not fit each other
     *(
@@ -242,6 +243,26 @@ def test_values(backend, ops, wrong):
     check(backend, ops, wrong)
 
 
+PAGED_CAPACITY = r"capacity 24 \(block_table has 3 columns of 8-token pages\)"
+
+
+@pytest.mark.where(lambda backend: backend.checks_values)
+@pytest.mark.parametrize(
+    "call, name, index, new, capacity",
+    [
+        ("decode_attention", "cache_seqlens", (1,), 25, "capacity 24;"),
+        ("decode_attention_paged", "cache_seqlens", (1,), 25, PAGED_CAPACITY),
+        ("rope_append", "positions", (0, 1), 24, "rows of cos, 20, .*capacity 24;"),
+        ("rope_append_paged", "positions", (0, 1), 24, "rows of cos, 20, .*" + PAGED_CAPACITY),
+    ],
+)
+def test_where_a_capacity_comes_from(backend, ops, call, name, index, new, capacity):
+    arguments = valid_arguments(call, backend.device, backend.dtypes[0])
+    arguments[name] = entry(index, new)(arguments[name])
+    with pytest.raises(RuntimeError, match=capacity):
+        call_op(ops, call, arguments)
+
+
 @pytest.mark.where(lambda backend: backend.alignment > 1)
 def test_what_a_gpu_kernel_cannot_load_is_refused(backend, dtype, ops):
     arguments = valid_arguments("decode_attention", backend.device, dtype)
@@ -271,21 +292,3 @@ def test_unknown_floating_dtypes(backend, ops, call):
     for dtype in (torch.float64, torch.float8_e4m3fn, torch.int32):
         with pytest.raises(RuntimeError, match=r"(?i)double|float64|float8|int"):
             call_op(ops, call, valid_arguments(call, backend.device, dtype))
-
-
-def test_what_is_read_may_not_alias_what_is_written():
-    """A position, length or page that changes after its check would send a kernel out of bounds."""
-    k_cache, v_cache = torch.zeros(1, 64, 1, 64), torch.zeros(1, 64, 1, 64)
-    q = torch.full((1, 2, 1, 64), 3.0)
-    cos, sin, positions = torch.ones(64, 32), torch.zeros(64, 32), torch.zeros(1, 2, dtype=torch.int32)
-    aliased = k_cache.view(torch.int32).view(-1)[:2].view(1, 2)
-    with pytest.raises(RuntimeError, match="positions must share no memory with k_cache"):
-        ops.rope_append(q, q, q, cos, sin, aliased, k_cache, v_cache)
-    with pytest.raises(RuntimeError, match="v_cache must share no memory with k_cache"):
-        ops.rope_append(q, q, q, cos, sin, positions, k_cache, k_cache)
-    table = v_cache.view(torch.int32).view(-1)[:1].view(1, 1)
-    with pytest.raises(RuntimeError, match="block_table must share no memory with v_cache"):
-        ops.rope_append(q, q, q, cos, sin, positions, k_cache, v_cache, table)
-    count = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(RuntimeError, match="cache_seqlens must share no memory with rereference_count"):
-        ops.decode_attention(q, k_cache, v_cache, count.view(torch.int32)[:1], rereference_count=count)

@@ -53,10 +53,22 @@ def test_add_rms_norm(backend, dtype, ops, leading, width, float32_residual):
         actual = ops.add_rms_norm(placed, residual, on_device(weight, backend.device), 1e-5)
         total = before.double() + x.double()
         assert_close(residual, total, elementwise_tolerance(total, before.dtype), "residual")
-        expected = oracle(reference.rms_norm, residual.cpu(), weight, 1e-5)
+        expected = oracle(reference.rms_norm, total, weight.double(), 1e-5)
         assert_close(actual, expected, elementwise_tolerance(expected, dtype, 8 + width**0.5))
         assert actual.dtype == dtype and actual.is_contiguous()
         assert residual.dtype == before.dtype and actual.data_ptr() != residual.data_ptr()
+
+
+def test_add_rms_norm_of_a_sum_that_float16_has_no_room_for(backend, ops):
+    """The norm is that of the float32 sum; the residual itself becomes infinite."""
+    x = torch.full((2, 100), 6e4, dtype=torch.float16, device=backend.device)
+    weight = torch.ones(100, dtype=torch.float16, device=backend.device)
+    residual, expected_residual = x.clone(), x.cpu().clone()
+    actual = ops.add_rms_norm(x, residual, weight, 1e-5)
+    expected = oracle(reference.add_rms_norm, x.cpu(), expected_residual, weight.cpu(), 1e-5)
+    assert_close(actual, expected, elementwise_tolerance(expected, x.dtype))
+    assert actual.isfinite().all() and expected_residual.isinf().all()
+    assert torch.equal(residual.cpu(), expected_residual)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

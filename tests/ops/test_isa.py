@@ -19,6 +19,9 @@ REDUCED = [
     *(f"tests/ops/test_attention_parity.py::test_random_case[cpu-{seed}]" for seed in range(60)),
     "tests/ops/test_attention_parity.py::test_every_head_dim_and_group",
     "tests/ops/test_attention_hostile.py::test_logits",
+    "tests/ops/test_attention_hostile.py::test_softcaps_of_any_size",
+    "tests/ops/test_attention_hostile.py::test_phi_never_changes_the_result",
+    "tests/ops/test_attention_hostile.py::test_a_sink_that_is_nan_makes_its_head_nan",
     "tests/ops/test_attention_hostile.py::test_nan_in_the_valid_region_shows_in_its_heads_only",
     "tests/ops/test_linear.py::test_gemv",
     "tests/ops/test_linear.py::test_flat_gemm",
@@ -50,10 +53,13 @@ def test_instruction_set(isa):
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("isa", ["amx", "avx1024", "AVX2"])
+@pytest.mark.parametrize("isa", ["amx", "avx1024", "AVX2", "avx2;portable"])
 def test_an_instruction_set_that_is_not_there_raises_at_load(isa):
     if isa in native.load().cpu_features()["available"]:
         pytest.skip("this processor has it")
     result = _python("-c", "import fdpp", isa=isa)
     assert result.returncode == 1, "a Python exception, not a crash"
-    assert isa in result.stderr.splitlines()[-1] and "portable" in result.stderr.splitlines()[-1], result.stderr
+    message = result.stderr.splitlines()[-1]
+    available = ", ".join(native.load().cpu_features()["available"])
+    assert f"({available})" in message and message.endswith(f"got {isa}"), message
+    assert "pip install" not in result.stderr, "building again brings no instruction set"

@@ -17,8 +17,8 @@ Tensor run_cpu(const AttentionArguments& arguments) {
   for (int b = 0; b < p.batch; ++b) {
     const int64_t length = p.cache_seqlens[b];
     if (length < 0 || length > p.capacity) {
-      fail(kDecodeAttention, "cache_seqlens[" + std::to_string(b) + "] must be between 0 and the cache's capacity " +
-                                 std::to_string(p.capacity) + "; got " + std::to_string(length));
+      fail(kDecodeAttention, "cache_seqlens[" + std::to_string(b) + "] must be between 0 and " +
+                                 describe_capacity(p.layout, p.capacity) + "; got " + std::to_string(length));
     }
     check_pages(kDecodeAttention, p.layout, b, length);
     longest = std::max(longest, length);

@@ -35,9 +35,9 @@ void check_positions(const RopeCall& call, int64_t max_position) {
       const int64_t position = p.positions[b * p.positions_stride + s];
       if (position >= p.position_limit) {
         fail(kRopeAppend, "positions[" + std::to_string(b) + ", " + std::to_string(s) + "] must be below " +
-                              std::to_string(p.position_limit) + " (rows of cos: " + std::to_string(max_position) +
-                              ", capacity of the cache: " + std::to_string(call.capacity) + "); got " +
-                              std::to_string(position));
+                              std::to_string(p.position_limit) + ", the smaller of the rows of cos, " +
+                              std::to_string(max_position) + ", and " + describe_capacity(p.layout, call.capacity) +
+                              "; got " + std::to_string(position));
       }
       if (position >= 0) check_page(kRopeAppend, p.layout, b, position / p.layout.page_size);
     }

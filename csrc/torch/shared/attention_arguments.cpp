@@ -1,6 +1,8 @@
 #include "torch/shared/attention_arguments.h"
 
 #include <cmath>
+#include <cstdio>
+#include <utility>
 
 #include "common/split_plan.h"
 #include "torch/shared/cache_checks.h"
@@ -10,12 +12,21 @@ namespace fdpp {
 namespace {
 
 constexpr const char* kOp = kDecodeAttention;
+constexpr double kLargest = 1e30;  // of softmax_scale and softcap: their quotient, and either times log2(e), are finite
+
+std::string text_of(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", x);
+  return text;
+}
 
 const float* per_head(const char* name, const OptionalTensor& tensor, const Argument& q, int64_t heads) {
   if (!tensor.has_value()) return nullptr;
   Argument(kOp, name, *tensor).same_device_as(q).dtype(ScalarType::Float).shape("[Hq]", {heads}).contiguous();
   return static_cast<const float*>(tensor->data_ptr());
 }
+
+const Tensor* address(const OptionalTensor& tensor) { return tensor.has_value() ? &*tensor : nullptr; }
 
 }  // namespace
 
@@ -52,12 +63,12 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
       .contiguous();
   p.cache_seqlens = static_cast<const int32_t*>(cache_seqlens.data_ptr());
   p.softmax_scale = static_cast<float>(softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(d))));
-  if (!(std::fabs(p.softmax_scale) <= 3e38f)) {
-    fail(kOp, "softmax_scale must be finite; got " + std::to_string(softmax_scale.value_or(0.0)));
+  if (!(std::fabs(p.softmax_scale) <= kLargest)) {
+    fail(kOp, "softmax_scale must be between -1e30 and 1e30; got " + text_of(softmax_scale.value_or(0.0)));
   }
   if (window < -1) fail(kOp, "window must be -1 (no limit) or at least 0; got " + std::to_string(window));
-  if (!(softcap >= 0.0 && softcap <= 3e38)) {
-    fail(kOp, "softcap must be 0 (none) or positive and finite; got " + std::to_string(softcap));
+  if (softcap != 0.0 && !(softcap >= 1e-6 && softcap <= kLargest)) {
+    fail(kOp, "softcap must be 0 (none) or between 1e-6 and 1e30; got " + text_of(softcap));
   }
   if (num_splits < 0 || num_splits > kMaxSplits) {
     fail(kOp, "num_splits must be between 0 (planned) and " + std::to_string(kMaxSplits) + "; got " +
@@ -72,9 +83,13 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
   if (rereference_count.has_value()) {
     Argument(kOp, "rereference_count", *rereference_count).same_device_as(query).dtype(ScalarType::Long)
         .shape("[Hq]", {p.query_heads}).contiguous();
-    Argument(kOp, "cache_seqlens", cache_seqlens).apart_from("rereference_count", *rereference_count);
-    if (block_table.has_value()) {
-      Argument(kOp, "block_table", *block_table).apart_from("rereference_count", *rereference_count);
+    const Written written[]{{kOp, "rereference_count", *rereference_count}};
+    const std::pair<const char*, const Tensor*> read[]{
+        {"q", &q}, {"k_cache", &k_cache}, {"v_cache", &v_cache}, {"cache_seqlens", &cache_seqlens},
+        {"block_table", address(block_table)}, {"phi", address(phi)}, {"alibi_slopes", address(alibi_slopes)},
+        {"sinks", address(sinks)}};
+    for (const auto& [name, tensor] : read) {
+      if (tensor != nullptr) Argument(kOp, name, *tensor).apart_from(written);
     }
     p.rereference_count = static_cast<int64_t*>(rereference_count->data_ptr());
   }

@@ -34,6 +34,13 @@ Cache cache_of(const char* op, const Argument& q, int64_t batch, int64_t head_di
   return cache;
 }
 
+std::string describe_capacity(const CacheLayout& layout, int64_t capacity) {
+  const std::string text = "the cache's capacity " + std::to_string(capacity);
+  if (layout.block_table == nullptr) return text;
+  return text + " (block_table has " + std::to_string(capacity / layout.page_size) + " columns of " +
+         std::to_string(layout.page_size) + "-token pages)";
+}
+
 void check_page(const char* op, const CacheLayout& layout, int64_t batch, int64_t page) {
   if (layout.block_table == nullptr) return;
   const int32_t block = layout.block_table[batch * layout.block_table_stride + page];

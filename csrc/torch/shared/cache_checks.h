@@ -17,6 +17,9 @@ struct Cache {
 Cache cache_of(const char* op, const Argument& q, int64_t batch, int64_t head_dim, const Tensor& k_cache,
                const Tensor& v_cache, const OptionalTensor& block_table);
 
+// "the cache's capacity 512 (block_table has 2 columns of 256-token pages)"
+std::string describe_capacity(const CacheLayout& layout, int64_t capacity);
+
 // For a block table in host memory: the block of a page of a sequence exists.
 void check_page(const char* op, const CacheLayout& layout, int64_t batch, int64_t page);
 // The same for all pages of its first `slots` slots.

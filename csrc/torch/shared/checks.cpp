@@ -2,7 +2,6 @@
 
 #include <limits>
 #include <stdexcept>
-#include <utility>
 
 namespace fdpp {
 
@@ -140,21 +139,23 @@ const Argument& Argument::contiguous() const {
   return *this;
 }
 
-// The bytes between the first and the last element, in whatever order they lie.
-static std::pair<const char*, const char*> extent(const Tensor& tensor) {
+static MemoryLayout layout_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
-  const char* data = static_cast<const char*>(tensor.data_ptr());
-  if (tensor.numel() == 0) return {data, data};
-  int64_t last = 0;
-  for (size_t d = 0; d < sizes.size(); ++d) last += (sizes[d] - 1) * strides[d];
-  return {data, data + (last + 1) * static_cast<int64_t>(tensor.element_size())};
+  const auto element_bytes = static_cast<int64_t>(tensor.element_size());
+  const auto dims = static_cast<int64_t>(sizes.size());
+  return memory_layout(tensor.data_ptr(), element_bytes, sizes.data(), strides.data(), dims);
 }
 
-const Argument& Argument::apart_from(const char* written_name, const Tensor& written) const {
-  const auto [begin, end] = extent(tensor_);
-  const auto [written_begin, written_end] = extent(written);
-  if (begin < written_end && written_begin < end) {
-    fail(std::string("share no memory with ") + written_name + ", which is written");
+Written::Written(const char* op, const char* name, const Tensor& tensor) : name(name), layout(layout_of(tensor)) {
+  if (!overlaps_itself(layout)) return;
+  Argument(op, name, tensor).fail("have memory of its own for each element, as it is written");
+}
+
+const Argument& Argument::apart_from(std::span<const Written> others) const {
+  const MemoryLayout layout = layout_of(tensor_);
+  for (const Written& other : others) {
+    if (!share_memory(layout, other.layout)) continue;
+    fail(std::string("share no memory with ") + other.name + ", which is written");
   }
   return *this;
 }

@@ -10,8 +10,10 @@
 #include <initializer_list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
+#include "common/memory_overlap.h"
 #include "common/params.h"
 
 namespace fdpp {
@@ -21,6 +23,14 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kAnySize = -1;
+
+// A tensor that an operator writes. Each of its elements must have memory of its own.
+struct Written {
+  Written(const char* op, const char* name, const Tensor& tensor);
+
+  const char* name;
+  MemoryLayout layout;
+};
 
 // One tensor argument of one operator.
 class Argument {
@@ -38,8 +48,8 @@ class Argument {
   const Argument& contiguous() const;
   // Its data and every row of the last dimension begin at a multiple of 16 bytes, for loads of that size.
   const Argument& aligned() const;
-  // For what is read while `written` is written: an alias could change it after it was checked.
-  const Argument& apart_from(const char* written_name, const Tensor& written) const;
+  // For what is used while others are written: an alias would change before it is used, or after it was checked.
+  const Argument& apart_from(std::span<const Written> others) const;
 
   [[noreturn]] void fail(const std::string& expected) const;
 

@@ -1,12 +1,18 @@
 #include "torch/shared/fused_arguments.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "torch/shared/cache_checks.h"
 
 namespace fdpp {
 
 namespace {
+
+// The same elements in the same places, of which each is read before it is written.
+bool is_same_view(const Tensor& a, const Tensor& b) {
+  return a.data_ptr() == b.data_ptr() && a.scalar_type() == b.scalar_type() && a.is_contiguous() && b.is_contiguous();
+}
 
 void copy_outer_strides(int64_t (&to)[3], const Tensor& from) {
   for (int d = 0; d < 3; ++d) to[d] = from.stride(d);
@@ -30,6 +36,9 @@ NormCall norm_call(const char* op, const Tensor& x, const Tensor* residual, cons
     if (!std::equal(expected.begin(), expected.end(), sizes.begin(), sizes.end())) {
       sum.fail("have the shape of x, " + describe(x));
     }
+    const Written written[]{{op, "residual", *residual}};
+    Argument(op, "weight", weight).apart_from(written);
+    if (!is_same_view(x, *residual)) input.apart_from(written);
     p.residual = residual->data_ptr();
   }
   const Rows rows = rows_of(x);
@@ -95,12 +104,13 @@ RopeCall rope_call(const RopeArguments& arguments) {
       .shape("[max_position, rot / 2]", {max_position, cos.size(1)}).contiguous();
   p.rotated_dim = static_cast<int>(2 * cos.size(1));
   Argument(kOp, "positions", positions).same_device_as(query).dtype(ScalarType::Int)
-      .shape("[B, Sq]", {p.batch, p.query_len}).last_dim_contiguous().apart_from("k_cache", k_cache)
-      .apart_from("v_cache", v_cache);
-  Argument(kOp, "v_cache", v_cache).apart_from("k_cache", k_cache);
-  if (block_table.has_value()) {
-    Argument(kOp, "block_table", *block_table).apart_from("k_cache", k_cache).apart_from("v_cache", v_cache);
-  }
+      .shape("[B, Sq]", {p.batch, p.query_len}).last_dim_contiguous();
+  const Written written[]{{kOp, "k_cache", k_cache}, {kOp, "v_cache", v_cache}};
+  Argument(kOp, "v_cache", v_cache).apart_from({written, 1});
+  const std::pair<const char*, const Tensor&> read[]{{"q", q},     {"k", k},     {"v", v},
+                                                     {"cos", cos}, {"sin", sin}, {"positions", positions}};
+  for (const auto& [name, tensor] : read) Argument(kOp, name, tensor).apart_from(written);
+  if (block_table.has_value()) Argument(kOp, "block_table", *block_table).apart_from(written);
   p.q = q.data_ptr();
   p.k = k.data_ptr();
   p.v = v.data_ptr();
