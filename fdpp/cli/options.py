@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
+
+from fdpp.limits import MAX_THREADS
 
 DTYPES = ("bfloat16", "float32", "float16")
 MAX_TOKENS = 2**31 - 1  # positions are int32
 MAX_SIZE = 2**31 - 1
-MAX_THREADS = 4 * (os.cpu_count() or 1)  # far more than helps; a runtime that cannot start its threads ends the process
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

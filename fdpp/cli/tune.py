@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fdpp.cli.options import DTYPES, MAX_SIZE, MAX_THREADS, integer, number
+from fdpp.cli.options import DTYPES, MAX_SIZE, integer, number
 from fdpp.cli.progress import progress_bar
+from fdpp.limits import MAX_THREADS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

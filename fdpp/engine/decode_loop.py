@@ -139,7 +139,12 @@ def run_batch(
     logits = []
     for row, sequence in enumerate(batch):
         start = time.perf_counter()
-        logits.append(decoder.prefill(torch.tensor(sequence.prompt, dtype=torch.int64, device=device), cache.row(row)))
+        if row and sequence.prompt is batch[row - 1].prompt:  # one more completion of the same prompt
+            cache.copy(row - 1, row, len(sequence.prompt))
+            logits.append(logits[-1])
+        else:
+            prompt = torch.tensor(sequence.prompt, dtype=torch.int64, device=device)
+            logits.append(decoder.prefill(prompt, cache.row(row)))
         _synchronize(device)
         sequence.timings.prompt_tokens = len(sequence.prompt)
         sequence.timings.prompt_seconds = time.perf_counter() - start

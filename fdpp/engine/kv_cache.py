@@ -37,6 +37,15 @@ class KVCache:
         keys, values = ([tensor[only] for tensor in tensors] for tensors in (self.keys, self.values))
         return replace(self, keys=keys, values=values)
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """**Mutates** the cache: gives sequence ``target`` the first ``length`` positions of sequence ``source``."""
+        for cached in (*self.keys, *self.values):
+            if self.block_table is None:
+                cached[target, :length] = cached[source, :length]
+            else:
+                pages = -(-length // cached.shape[1])
+                cached[self.block_table[target, :pages]] = cached[self.block_table[source, :pages]]
+
     def gather(self, cached: Tensor, start: int, stop: int) -> Tensor:
         """Positions ``start`` to ``stop`` in ``cached``, keys or values of one layer, of a cache of one sequence."""
         if self.block_table is None:

@@ -25,6 +25,7 @@ from fdpp.engine.text_stream import TextStream
 from fdpp.engine.values import integer
 from fdpp.engine.weights import Progress, load_weights
 from fdpp.errors import FdppError, RequestError, about, one_line, show
+from fdpp.limits import MAX_THREADS
 
 Stream = Callable[[int, str], None]
 
@@ -93,11 +94,12 @@ class LLM:
     ) -> None:
         self.device, self.dtype = _device(device), _dtype(dtype)
         _check_dtype_of_device(self.dtype, self.device)
-        max_seq_len, page_size, num_threads = (
+        max_seq_len, page_size = (
             None if value is None else integer(name, value, 1)
-            for name, value in (("max_seq_len", max_seq_len), ("page_size", page_size), ("num_threads", num_threads))
+            for name, value in (("max_seq_len", max_seq_len), ("page_size", page_size))
         )
         max_batch_size = integer("max_batch_size", max_batch_size, 1)
+        num_threads = None if num_threads is None else integer("num_threads", num_threads, 1, MAX_THREADS)
         _check_dependencies()
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -183,8 +185,9 @@ class LLM:
                         prompt,
                         min(max_new_tokens, self.max_seq_len - len(prompt)),
                         TextStream(self._decode, stops, _show(stream, index)),
-                        chosen[0 if shared else number],
+                        chosen[number],
                         index if shared else copy,
+                        logprobs=None if logprobs is None else [],
                     )
                 )
         eos = ends if ignore_eos else ends | self.eos_token_ids
@@ -254,17 +257,20 @@ class LLM:
     def _sampling(
         self, sampling: SamplingOptions | Sequence[SamplingOptions] | None, single: Mapping[str, Any], count: int
     ) -> list[SamplingOptions]:
-        """The options, with seeds: one for all prompts, or one for each of them."""
+        """The options of each prompt, with seeds."""
         if sampling is None:
-            return [seeded(dataclasses.replace(self.default_sampling, **single))]
+            return [seeded(dataclasses.replace(self.default_sampling, **single))] * count
         if single:
             raise RequestError(f"sampling: expected it alone, got {', '.join(single)} beside it")
         rows = list(sampling) if isinstance(sampling, Sequence) else [sampling]
         if not all(isinstance(row, SamplingOptions) for row in rows):
             raise RequestError(f"sampling: expected SamplingOptions or a list of them, got {show(sampling)}")
-        if isinstance(sampling, Sequence) and len(rows) != count:
+        rows = [seeded(row) for row in rows]
+        if not isinstance(sampling, Sequence):
+            return rows * count
+        if len(rows) != count:
             raise RequestError(f"sampling: expected one for each of {count} prompts, got {len(rows)}")
-        return [seeded(row) for row in rows]
+        return rows
 
 
 _OPTIONS = frozenset(inspect.signature(LLM.generate).parameters) - {"self", "prompts"}

@@ -61,6 +61,8 @@ class Tokenizer:
     def _special_tokens(self) -> dict[int, str]:
         """The spelling of the tokens that :meth:`_decode` leaves out."""
         added = self._tokenizer.added_tokens_decoder
+        if not isinstance(added, Mapping):  # the tokenizer of mistral-common does not tell
+            return {}
         return {index: str(token) for index, token in added.items() if token.special and not self._decode([index])}
 
     def _continuations(self) -> list[list[int]]:

@@ -225,6 +225,18 @@ def test_several_completions_of_a_prompt(llama):
         assert [c.token_ids for c in pair] == [c.token_ids for c in alone]
 
 
+@pytest.mark.parametrize("page_size", [None, 4])
+def test_several_completions_share_the_prefill(checkpoints, monkeypatch, page_size):
+    llm = LLM(checkpoints("mistral-window")[0], dtype="float32", page_size=page_size, max_batch_size=4)
+    options = {"max_new_tokens": 9, "temperature": 1.5, "seed": 0, "ignore_eos": True}
+    apart = llm.generate([PROMPTS[1]] * 3 + [PROMPTS[0]] * 3, **options)
+    prefill, lengths = llm.decoder.prefill, []
+    monkeypatch.setattr(llm.decoder, "prefill", lambda ids, cache: lengths.append(len(ids)) or prefill(ids, cache))
+    together = llm.generate([PROMPTS[1], PROMPTS[0]], n=3, **options)
+    assert [c.token_ids for c in together] == [c.token_ids for c in apart]
+    assert lengths == [40, 3, 3]  # the second group begins within the second prompt
+
+
 def test_stop_token_ids(llama):
     free = llama.generate(PROMPTS[1], max_new_tokens=12, ignore_eos=True)[0]
     end = free.token_ids[5]
@@ -258,6 +270,7 @@ def test_logprobs(checkpoints, sampling):
 
 
 def test_logprobs_end_with_the_sequence(llama):
+    assert llama.generate(PROMPTS[0], max_new_tokens=0, logprobs=2)[0].logprobs == []
     free = llama.generate(PROMPTS[:2], max_new_tokens=12, ignore_eos=True)
     ends = [free[0].token_ids[3]]
     for completion in llama.generate(PROMPTS[:2], max_new_tokens=12, stop_token_ids=ends, logprobs=0):
@@ -336,6 +349,8 @@ def test_bad_options(llama, options):
         {"page_size": 0},
         {"num_threads": 0},
         {"num_threads": True},
+        {"num_threads": 10**6},
+        {"num_threads": 10**30},
     ],
     ids=repr,
 )
