@@ -140,8 +140,9 @@ class LLM:
             for index, prompt in enumerate(self._prompt_ids(prompts))
         ]
         eos = frozenset() if ignore_eos else self.eos_token_ids
-        for start in range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size):
-            run_batch(self.decoder, sequences[start : start + self.max_batch_size], sampling, eos, self.page_size)
+        with torch.autocast(self.device.type, enabled=False):  # the dtype is the model's, whoever calls
+            for start in range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size):
+                run_batch(self.decoder, sequences[start : start + self.max_batch_size], sampling, eos, self.page_size)
         return [
             Completion(
                 sequence.stream.text,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fdpp import dataflow, native, ops
+from fdpp import dataflow, native, ops, rules
 from fdpp.linear_host import LinearHost
 
 from .valid import OPERATORS
@@ -63,10 +63,9 @@ def _simt(machine: str) -> Backend:
     def simt_ops() -> SimpleNamespace:
         native.load_backend("simt")
         dataflow.install()  # a library that comes late has not been told of tables and options
+        rules.register(f"fdpp_simt_{machine}", gpu=True)
         namespace = getattr(torch.ops, f"fdpp_simt_{machine}")
-        for name, fake in ops.FAKES.items():
-            torch.library.register_fake(f"{namespace.name}::{name}", fake)
-        return SimpleNamespace(**{name: getattr(namespace, name).default for name in OPERATORS})
+        return SimpleNamespace(**{name: getattr(namespace, name) for name in OPERATORS})
 
     return Backend(
         name=f"simt-{machine}",

@@ -70,12 +70,13 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
   p.alibi_slopes = per_head("alibi_slopes", alibi_slopes, query, p.query_heads);
   p.sinks = per_head("sinks", sinks, query, p.query_heads);
   if (rereference_count.has_value()) {
-    Argument(kOp, "rereference_count", *rereference_count).same_device_as(query).dtype(ScalarType::Long)
-        .shape("[Hq]", {p.query_heads}).contiguous();
+    const Argument count(kOp, "rereference_count", *rereference_count);
+    count.same_device_as(query).dtype(ScalarType::Long).shape("[Hq]", {p.query_heads}).contiguous();
     Argument(kOp, "cache_seqlens", cache_seqlens).apart_from("rereference_count", *rereference_count);
     if (block_table.has_value()) {
       Argument(kOp, "block_table", *block_table).apart_from("rereference_count", *rereference_count);
     }
+    count.mark_written();
     p.rereference_count = static_cast<int64_t*>(rereference_count->data_ptr());
   }
   p.capacity = cache.capacity;
