@@ -74,6 +74,7 @@ def test_without_casts_nothing_changes(backend, dtype, ops, call):
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager", "inductor"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled(backend, ops, compiler, dynamic):

@@ -55,6 +55,7 @@ def message_of(function) -> str:
     return str(caught.value).splitlines()[0]
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("wrong", WRONG_FOR_FAKES)
 def test_the_same_message(backend, ops, wrong):
     """But for the place where the tensors lie, and which number of tiles a device has."""
@@ -71,6 +72,7 @@ def test_the_same_message(backend, ops, wrong):
             assert plain(message_of(functools.partial(call_op, ops, wrong.call, fake))) == real
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("call", CALLS)
 def test_symbols_stay_symbols(backend, ops, call):
     """The checks add no guard: sizes that a caller leaves open stay open, in the result as well."""
@@ -84,6 +86,7 @@ def test_symbols_stay_symbols(backend, ops, call):
     assert any(isinstance(size, torch.SymInt) for size in out.shape)
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 def test_sizes_without_a_hint(backend, ops):
     """A size that depends on data is checked when the operator runs."""
     weight = torch.ones(10, 24, dtype=backend.dtypes[0], device=backend.device)
@@ -99,6 +102,7 @@ def test_sizes_without_a_hint(backend, ops):
         assert torch.equal(compiled(x, mask), function(x, mask))
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compiled(backend, ops, compiler, dynamic):
@@ -111,6 +115,7 @@ def test_compiled(backend, ops, compiler, dynamic):
         compiled(x, x[:, :23])
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("call", CALLS)
 def test_none(backend, ops, call):
     arguments = on_meta(valid_arguments(call, backend.device, backend.dtypes[0]))

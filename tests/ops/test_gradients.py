@@ -26,6 +26,7 @@ def refuses(name: str):
     return pytest.raises(RuntimeError, match=rf"fdpp::\w+ has no gradient, and {name} wants one.*no_grad")
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("call, name", FLOATING)
 def test_a_gradient_is_refused(backend, ops, call, name):
     """Of every floating tensor of every operator, in every mode; without one the operator runs."""
@@ -91,6 +92,7 @@ def test_backward_through_what_was_written(backend, ops):
         y.sum().backward()
 
 
+@pytest.mark.where(lambda backend: backend.has_own_rules)
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compiled(backend, ops, compiler):
     """Compiled code refuses as well, and runs where no gradient is wanted."""
