@@ -1,6 +1,6 @@
-// The operators on meta tensors: the checks of the real ones, and a result without data. They are for Python's fakes
-// (fdpp/fakes.py), which see symbolic sizes where this library sees numbers only; hence namespaces of their own: one with the
-// checks of every backend, one with those of the GPUs on top.
+// The operators on meta tensors: the checks of the real ones, and a result without data. They are for the fakes of
+// Python (fdpp/rules/fakes.py), which see symbolic sizes where this library sees numbers only; hence namespaces of
+// their own: one with the checks of every backend, one with those of the GPUs on top.
 #include "torch/shared/gpu_operators.h"
 #include "torch/shared/schemas.h"
 
@@ -28,15 +28,15 @@ struct MetaOperators {
                           const OptionalTensor& residual, bool gated) {
     const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
-    check_matrix("flat_gemm", "x", x);
     check_flat_rows(arguments.op, call.params.M);
     const int configs = kGpu ? kFlatTiles * kNumSpreads : flat_gemm_configs(kAnyDevice, call.params.dtype);
     check_flat_config(arguments.op, config, configs);
+    check_matrix("flat_gemm", "x", x);
     return make_output(arguments, call);
   }
 
-  static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                       bool gated) {
+  static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                       const OptionalTensor& residual, bool gated) {
     const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     // A product alone can be aten::linear's, which takes float32 on every device.
@@ -45,25 +45,29 @@ struct MetaOperators {
   }
 
   static Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+    const Tensor out = norm_call("rms_norm", x, nullptr, weight, eps).out;
     check_matrix("rms_norm", "x", x);
-    return norm_call("rms_norm", x, nullptr, weight, eps).out;
+    return out;
   }
 
   static Tensor add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
+    const Tensor out = norm_call("add_rms_norm", x, &residual, weight, eps).out;
     check_matrix("add_rms_norm", "x", x);
-    return norm_call("add_rms_norm", x, &residual, weight, eps).out;
+    return out;
   }
 
   static Tensor silu_mul(const Tensor& gate_up) {
+    const Tensor out = silu_mul_call(gate_up).out;
     check_matrix("silu_mul", "gate_up", gate_up);
-    return silu_mul_call(gate_up).out;
+    return out;
   }
 
   static Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
                             const Tensor& positions, const Tensor& k_cache, const Tensor& v_cache,
                             const OptionalTensor& block_table, bool interleaved) {
+    const Tensor out = rope_call({q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved}).out;
     check_matrix(kRopeAppend, "q", q);
-    return rope_call({q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved}).out;
+    return out;
   }
 
   template <typename Library>

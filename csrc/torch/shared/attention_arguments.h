@@ -39,11 +39,11 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
 }
 
 template <Attention kBackend>
-Tensor decode_attention_counted(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
-                                const OptionalTensor& block_table, std::optional<double> softmax_scale,
-                                const OptionalTensor& phi, int64_t window, double softcap,
-                                const OptionalTensor& alibi_slopes, const OptionalTensor& sinks, int64_t num_splits,
-                                const Tensor& rereference_count) {
+Tensor decode_attention_counted(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                                const Tensor& cache_seqlens, const OptionalTensor& block_table,
+                                std::optional<double> softmax_scale, const OptionalTensor& phi, int64_t window,
+                                double softcap, const OptionalTensor& alibi_slopes, const OptionalTensor& sinks,
+                                int64_t num_splits, const Tensor& rereference_count) {
   OptionalTensor count;
   if (rereference_count.defined()) count = rereference_count;  // a None that was spelled out chooses this overload, too
   return kBackend({q, k_cache, v_cache, cache_seqlens, block_table, softmax_scale, phi, window, softcap, alibi_slopes,

@@ -185,7 +185,7 @@ const Argument& Argument::apart_from(const char* written_name, const Tensor& wri
 }
 
 void Argument::mark_written() const {
-  // The stable ABI has no function for this. Swapping a dimension with itself changes nothing but the version, and torch
+  // The stable ABI has no function for this. To swap a dimension with itself changes nothing but the version, and torch
   // refuses it for tensors that must not be written.
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack{from(tensor_), from(int64_t{0}), from(int64_t{0})};

@@ -81,9 +81,10 @@ Tensor aten_linear(const LinearArguments& arguments) {
   std::array<StableIValue, 3> stack{from(arguments.x), from(arguments.weight), from(arguments.bias)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
   const Tensor product = torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]));
-  // Kernels read the product as what x is. Python's rules for autocast (fdpp/autocast.py) keep it so; a process without them
-  // gets here with autocast in force.
-  Argument(arguments.op, "the product of aten::linear", product).same_dtype_as(Argument(arguments.op, "x", arguments.x));
+  // Kernels read the product in the dtype of x. The rules for autocast in Python (fdpp/rules/autocast.py) see to that;
+  // a process without them gets here with autocast in force.
+  const Argument x(arguments.op, "x", arguments.x);
+  Argument(arguments.op, "the product of aten::linear", product).same_dtype_as(x);
   return product;
 }
 
