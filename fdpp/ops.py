@@ -1,11 +1,15 @@
 """The operators of fdpp: documented Python functions over ``torch.ops.fdpp.*``.
 
-Every function here is one operator with one schema; the device of the tensors chooses the backend. All of them
-work under ``torch.compile(fullgraph=True)``: the fake kernels at the end of this file give shapes without data.
-float64 oracles with the same signatures stand in :mod:`fdpp.reference`.
+Every function here is one operator; the device of the tensors chooses the backend. All of them work under
+``torch.compile(fullgraph=True)``, ``torch.export`` and ``torch.autocast``; the rules for that stand in
+:mod:`fdpp.rules`. float64 oracles with the same signatures stand in :mod:`fdpp.reference`.
 
-Wrong input raises ``RuntimeError`` with the tensor's name, what was expected and what came. The operators are for
-inference and have no gradients: call them under ``torch.inference_mode()`` or ``torch.no_grad()``.
+Wrong input raises ``RuntimeError`` with the tensor's name, what was expected and what came; so does it on meta tensors
+and while a model is compiled. The operators are for inference and have no gradients: a call that wants one raises,
+so call them under ``torch.inference_mode()`` (the cheapest) or ``torch.no_grad()``.
+
+Under ``torch.autocast``, products cast as ``torch.nn.functional.linear`` does and leave a float32 ``residual`` as it
+is; attention and rotation take the dtype of the cache, norms that of ``x`` (of a ``residual`` that is not float32).
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fdpp import dataflow, native
+from fdpp import dataflow, native, rules
 
 native.load()
 native.load_gpu()
 dataflow.install()
+rules.register("fdpp")
 _fdpp = torch.ops.fdpp
 
 
@@ -79,7 +84,9 @@ def decode_attention(
 
     Source: FlashDecoding++ (arXiv 2311.01282) section 3; names follow ``flash_attn_with_kvcache``.
     """
-    return _fdpp.decode_attention.default(
+    count = {} if rereference_count is None else {"rereference_count": rereference_count}
+    attention = _fdpp.decode_attention.counted if count else _fdpp.decode_attention.default
+    return attention(
         q,
         k_cache,
         v_cache,
@@ -92,7 +99,7 @@ def decode_attention(
         alibi_slopes=alibi_slopes,
         sinks=sinks,
         num_splits=num_splits,
-        rereference_count=rereference_count,
+        **count,
     )
 
 
@@ -280,98 +287,3 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     Source: Shazeer, arXiv 2002.05202 (SwiGLU).
     """
     return _fdpp.silu_mul.default(gate_up)
-
-
-# Fake kernels: shapes and dtypes of the results, for torch.compile, torch.export and meta tensors. One meta tensor
-# among real ones sends a call here too, so the devices are compared: nothing may come back that was never computed.
-
-
-def _same_device(op: str, **tensors: Tensor | None) -> None:
-    (first, leader), *others = ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
-    for name, tensor in others:
-        if tensor.device != leader.device:
-            raise RuntimeError(
-                f"fdpp::{op}: {name} must be on the device of {first}, {leader.device}; got {tensor.device}"
-            )
-
-
-def _fake_decode_attention(
-    q,
-    k_cache,
-    v_cache,
-    cache_seqlens,
-    block_table=None,
-    *,
-    softmax_scale=None,
-    phi=None,
-    window=-1,
-    softcap=0.0,
-    alibi_slopes=None,
-    sinks=None,
-    num_splits=0,
-    rereference_count=None,
-):
-    _same_device(
-        "decode_attention",
-        q=q,
-        k_cache=k_cache,
-        v_cache=v_cache,
-        cache_seqlens=cache_seqlens,
-        block_table=block_table,
-        phi=phi,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        rereference_count=rereference_count,
-    )
-    return q.new_empty(q.shape)
-
-
-def _fake_linear(op: str):
-    def fake(x, weight, bias=None, *, config=-1, residual=None, gated=False):
-        _same_device(op, x=x, weight=weight, bias=bias, residual=residual)
-        columns = weight.shape[0] // 2 if gated else weight.shape[0]
-        return (x if residual is None else residual).new_empty((*x.shape[:-1], columns))
-
-    return fake
-
-
-def _fake_rms_norm(x, weight, eps):
-    _same_device("rms_norm", x=x, weight=weight)
-    return x.new_empty(x.shape)
-
-
-def _fake_add_rms_norm(x, residual, weight, eps):
-    _same_device("add_rms_norm", x=x, residual=residual, weight=weight)
-    return x.new_empty(x.shape)
-
-
-def _fake_rope_append(q, k, v, cos, sin, positions, k_cache, v_cache, block_table=None, interleaved=False):
-    _same_device(
-        "rope_append",
-        q=q,
-        k=k,
-        v=v,
-        cos=cos,
-        sin=sin,
-        positions=positions,
-        k_cache=k_cache,
-        v_cache=v_cache,
-        block_table=block_table,
-    )
-    return q.new_empty(q.shape)
-
-
-def _fake_silu_mul(gate_up):
-    return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
-
-
-FAKES = {
-    "decode_attention": _fake_decode_attention,
-    **{op: _fake_linear(op) for op in ("gemv", "flat_gemm", "linear")},
-    "rms_norm": _fake_rms_norm,
-    "add_rms_norm": _fake_add_rms_norm,
-    "rope_append": _fake_rope_append,
-    "silu_mul": _fake_silu_mul,
-}
-for _op, _fake in FAKES.items():
-    torch.library.register_fake(f"fdpp::{_op}", _fake)

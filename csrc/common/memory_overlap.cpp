@@ -75,7 +75,8 @@ MemoryLayout memory_layout(const void* data, int64_t element_bytes, const int64_
   layout.run = element_bytes;
   layout.dims = 0;
   layout.repeats = false;
-  if (std::find(sizes, sizes + dims, 0) != sizes + dims) return layout;
+  // A meta tensor has no memory.
+  if (data == nullptr || std::find(sizes, sizes + dims, 0) != sizes + dims) return layout;
   int64_t last = 0;
   bool fits = true;
   for (int64_t d = dims - 1; d >= 0; --d) {

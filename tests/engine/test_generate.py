@@ -58,6 +58,15 @@ def test_a_prompt_is_a_text_or_ids_or_a_list(llama):
     assert results[0].prompt_token_ids == ids
 
 
+def test_autocast_changes_nothing(llama):
+    """The dtype is that of the model; a prompt long enough for every implementation of a linear layer."""
+    prompt = [1 + i % 50 for i in range(125)]
+    (expected,) = llama.generate(prompt, max_new_tokens=8)
+    with torch.autocast("cpu", torch.bfloat16):
+        (actual,) = llama.generate(prompt, max_new_tokens=8)
+    assert actual.token_ids == expected.token_ids
+
+
 def test_seed(llama):
     draw = {"max_new_tokens": 12, "temperature": 2.0, "ignore_eos": True}
     first, again, other = (llama.generate([[5, 6]] * 2, seed=seed, **draw) for seed in (1, 1, 2))

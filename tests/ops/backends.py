@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fdpp import dataflow, native, ops
+from fdpp import dataflow, native, ops, rules
 from fdpp.linear_host import LinearHost
 
 from .valid import OPERATORS
@@ -47,6 +47,11 @@ class Backend:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def has_own_rules(self) -> bool:
+        """For tests of fdpp.rules, which do not know one simulated machine from another: one stands for all."""
+        return self.name not in ("simt-cdna", "simt-rdna")
+
 
 MACHINES = ("nvidia", "cdna", "rdna")  # numbered as in csrc/simt/backend.h
 GPU_KERNELS = {
@@ -63,10 +68,9 @@ def _simt(machine: str) -> Backend:
     def simt_ops() -> SimpleNamespace:
         native.load_backend("simt")
         dataflow.install()  # a library that comes late has not been told of tables and options
+        rules.register(f"fdpp_simt_{machine}", gpu=True)
         namespace = getattr(torch.ops, f"fdpp_simt_{machine}")
-        for name, fake in ops.FAKES.items():
-            torch.library.register_fake(f"{namespace.name}::{name}", fake)
-        return SimpleNamespace(**{name: getattr(namespace, name).default for name in OPERATORS})
+        return SimpleNamespace(**{name: getattr(namespace, name) for name in OPERATORS})
 
     return Backend(
         name=f"simt-{machine}",
@@ -98,4 +102,5 @@ ROWS = [
         **GPU_KERNELS,
     ),
 ]
+
 BACKENDS = [backend for backend in ROWS if backend.available()]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from .valid import CALLS, call_op, valid_arguments
+from fdpp import ops
+
+from .valid import CALLS, call_op, required_tensors, valid_arguments
 
 
 def wrong_dtype(x: torch.Tensor) -> torch.Tensor:
@@ -26,26 +28,40 @@ def with_gaps(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([x, x], dim=-1)[..., 0]
 
 
+def emptied(x: torch.Tensor) -> torch.Tensor:
+    """Memory given back, as sharded training does with weights that it does not need."""
+    x = x.clone()
+    x.untyped_storage().resize_(0)
+    return x
+
+
 #: Applied to every tensor of every operator: a name, the change, and a pattern for what the message says came.
-CHANGES: list[tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = [
+CHANGES: list[tuple[str, Callable[[torch.Tensor], torch.Tensor | None], str]] = [
     ("dtype", wrong_dtype, r"float64|double|int16|short"),
     ("device", lambda x: x.to("meta"), r"meta"),
     ("rank", wrong_rank, r"\[1, 1, 1, 1, 1|[5-9]"),
     ("last dimension not contiguous", with_gaps, r"contiguous|stride"),
+    ("None", lambda x: None, "none"),
+    ("empty storage", emptied, r"storage of at least \d+ bytes, not 0"),
 ]
 #: Right by contract: leading dimensions of any number.
 ALLOWED = {
     *((call, "x", "rank") for call in ("gemv", "flat_gemm", "linear", "rms_norm")),
     ("silu_mul", "gate_up", "rank"),
     ("silu_mul", "gate_up", "device"),  # alone on the meta device: a question for the fake, with an answer
+    *((call, name, "None") for call in CALLS for name in valid_arguments(call, "cpu").keys() - required_tensors(call)),
 }
+
+
+def is_allowed(call: str, name: str, kind: str) -> bool:
+    return (call, name, kind) in ALLOWED
 
 
 def _generic():
     for call in CALLS:
         for name, value in valid_arguments(call, "cpu").items():
             for kind, change, came in CHANGES:
-                if isinstance(value, torch.Tensor) and (call, name, kind) not in ALLOWED:
+                if isinstance(value, torch.Tensor) and not is_allowed(call, name, kind):
                     yield pytest.param(call, name, change, came, id=f"{call}-{name}-{kind}")
 
 
@@ -292,3 +308,22 @@ def test_unknown_floating_dtypes(backend, ops, call):
     for dtype in (torch.float64, torch.float8_e4m3fn, torch.int32):
         with pytest.raises(RuntimeError, match=r"(?i)double|float64|float8|int"):
             call_op(ops, call, valid_arguments(call, backend.device, dtype))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_but_none(backend, ops, call):
+    first = next(iter(valid_arguments(call, backend.device)))
+    arguments = {n: None if isinstance(x, torch.Tensor) else x for n, x in valid_arguments(call, "cpu").items()}
+    with pytest.raises(RuntimeError, match=rf"fdpp::\w+: {first} must be a tensor; got None"):
+        call_op(ops, call, arguments)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, torch.Tensor.to_mkldnn, lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)],
+    ids=["sparse", "mkldnn", "quantised"],
+)
+def test_layouts_without_a_kernel(backend, ops, change):
+    x, weight = torch.ones(4, 24), torch.ones(10, 24)
+    with pytest.raises(RuntimeError, match=r"fdpp::linear: weight must be a dense, strided tensor.*\[10, 24\]"):
+        ops.linear(x, change(weight))

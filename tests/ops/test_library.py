@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from .numeric import assert_close
-from .valid import CALLS, call_op, op_name, split_arguments, valid_arguments
+from .valid import CALLS, call_op, op_name, overloads, split_arguments, valid_arguments, without_optional
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_opcheck(backend, dtype, ops, call):
-    positional, keyword = split_arguments(call, valid_arguments(call, backend.device, dtype))
-    namespace = getattr(torch.ops, backend.namespace)
-    torch.library.opcheck(getattr(namespace, op_name(call)).default, tuple(positional), keyword)
+    arguments = valid_arguments(call, backend.device, dtype)
+    first, last = (overloads(call, backend.namespace)[i] for i in (0, -1))
+    for op, given in ((last, arguments), (first, without_optional(call, arguments))):
+        positional, keyword = split_arguments(call, given)
+        torch.library.opcheck(op, tuple(positional), keyword)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -30,7 +34,7 @@ def test_results_are_new_and_only_what_is_said_changes(backend, ops, call):
     arguments = valid_arguments(call, backend.device, backend.dtypes[0])
     before = {name: x.clone() for name, x in arguments.items() if isinstance(x, torch.Tensor)}
     out = call_op(ops, call, arguments)
-    mutated = {a.name for a in getattr(torch.ops.fdpp, op_name(call)).default._schema.arguments if a.is_write}
+    mutated = {a.name for a in overloads(call)[-1]._schema.arguments if a.is_write}
     for name, old in before.items():
         assert out.untyped_storage().data_ptr() != arguments[name].untyped_storage().data_ptr(), name
         if name in mutated - {"rereference_count"}:
@@ -90,3 +94,75 @@ def test_compile_with_inductor(backend, ops):
     assert_close(actual, expected, 1e-5)
     for mine, theirs in zip(arguments, eager_arguments, strict=True):
         assert_close(mine, theirs, 1e-5)
+
+
+@pytest.mark.where(lambda backend: backend.has_own_rules)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dynamic, mode", [(False, torch.enable_grad), (True, torch.inference_mode)])
+def test_inductor_takes_optional_arguments_or_none(backend, ops, call, dynamic, mode):
+    """The default compiler gives the operator's bits: with every optional argument, and with none."""
+    everything = valid_arguments(call, backend.device, backend.dtypes[0])
+    op = getattr(ops, op_name(call))
+    for given in (everything, without_optional(call, everything)):
+        torch.compiler.reset()
+        compiled = torch.compile(lambda *args, **kwargs: op(*args, **kwargs) * 2, fullgraph=True, dynamic=dynamic)
+        mine, theirs = ({n: copy(x) for n, x in given.items()} for _ in range(2))
+        positional, keyword = split_arguments(call, mine)
+        with mode():
+            assert torch.equal(compiled(*positional, **keyword), call_op(ops, call, theirs) * 2)
+        for name, value in theirs.items():
+            assert not isinstance(value, torch.Tensor) or torch.equal(mine[name], value), name
+
+
+def copy(value: object) -> object:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def test_both_overloads_by_one_name(backend, ops):
+    """``torch.ops`` finds the overload: with a count, without, and with a None in its place."""
+    arguments = valid_arguments("decode_attention", backend.device, backend.dtypes[0])
+    count = arguments.pop("rereference_count")
+    attention = getattr(torch.ops, backend.namespace).decode_attention
+    expected = attention(**arguments)
+    assert torch.equal(attention(**arguments, rereference_count=None), expected)
+    arguments["phi"] = arguments["phi"] - 1e4  # out of the reference's range: it has to move
+    attention(**arguments, rereference_count=count)
+    assert count.sum() > 0
+
+
+def test_vmap(backend, ops):
+    """torch's own loop runs what writes nothing; the rest says why not."""
+    dtype = backend.dtypes[0]
+    arguments = {n: x for n, x in valid_arguments("decode_attention", backend.device, dtype).items()}
+    count = arguments.pop("rereference_count")
+    q = torch.stack([arguments["q"], arguments["q"] * 2])
+    looped = torch.vmap(lambda q: call_op(ops, "decode_attention", arguments | {"q": q}))(q)
+    for i in range(2):
+        assert torch.equal(looped[i], call_op(ops, "decode_attention", arguments | {"q": q[i]}))
+    with pytest.raises(RuntimeError, match="fdpp::decode_attention has no rule for vmap.*rereference_count"):
+        torch.vmap(lambda q: call_op(ops, "decode_attention", arguments | {"q": q, "rereference_count": count}))(q)
+    for call, name in (("add_rms_norm", "residual"), ("rope_append", "k_cache")):
+        arguments = valid_arguments(call, backend.device, dtype)
+        with pytest.raises(RuntimeError, match=rf"fdpp::{call} has no rule for vmap, because it writes {name}"):
+            torch.vmap(lambda x: call_op(ops, call, arguments | {name: x}))(torch.stack([arguments[name]] * 2))  # noqa: B023
+
+
+def test_flops_are_counted(backend, ops):
+    """As torch counts them for its own products: 2 M N K, and twice that over the keys of each sequence."""
+    dtype = backend.dtypes[0]
+    x, weight = torch.ones(2, 3, 24, dtype=dtype), torch.ones(10, 24, dtype=dtype)
+    for name in ("gemv", "flat_gemm", "linear"):
+        with FlopCounterMode(display=False) as counter:
+            getattr(ops, name)(x, weight)
+        assert counter.get_total_flops() == 2 * 6 * 10 * 24
+    for call, capacity in (("decode_attention", 24), ("decode_attention_paged", 24)):
+        arguments = valid_arguments(call, backend.device, dtype)
+        per_key = 4 * 3 * 6 * 64
+        for changes, keys in (({"window": -1}, 20 + 9), ({"window": 12}, 15 + 9)):
+            with FlopCounterMode(display=False) as counter:
+                call_op(ops, call, arguments | changes)
+            assert counter.get_total_flops() == per_key * keys
+        with FakeTensorMode() as mode, FlopCounterMode(display=False) as counter:
+            fake = {n: mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for n, t in arguments.items()}
+            call_op(ops, call, fake | {"window": -1})
+        assert counter.get_total_flops() == per_key * 2 * capacity

@@ -101,10 +101,29 @@ def op_name(call: str) -> str:
 OPERATORS = sorted({op_name(call) for call in CALLS})
 
 
+def overloads(call: str, namespace: str = "fdpp") -> list[torch._ops.OpOverload]:
+    """All of an operator; the last takes every argument."""
+    packet = getattr(getattr(torch.ops, namespace), op_name(call))
+    return [getattr(packet, overload) for overload in packet.overloads()]
+
+
+def required_tensors(call: str) -> set[str]:
+    """Names of the tensors that may not be None."""
+    schema = overloads(call)[0]._schema
+    return {argument.name for argument in schema.arguments if isinstance(argument.type, torch.TensorType)}
+
+
+def without_optional(call: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Nothing but what the shortest overload requires (a paged cache requires its table)."""
+    schema = overloads(call)[0]._schema
+    names = {argument.name for argument in schema.arguments if not argument.has_default_value()}
+    names |= {"block_table"} if call.endswith("_paged") else set()
+    return {name: value for name, value in arguments.items() if name in names}
+
+
 def split_arguments(call: str, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword-only arguments, as the schema has them."""
-    schema = getattr(torch.ops.fdpp, op_name(call)).default._schema
-    keyword = {argument.name for argument in schema.arguments if argument.kwarg_only}
+    keyword = {argument.name for argument in overloads(call)[-1]._schema.arguments if argument.kwarg_only}
     positional = [value for name, value in arguments.items() if name not in keyword]
     return positional, {name: value for name, value in arguments.items() if name in keyword}
 

@@ -35,7 +35,7 @@ Tensor run_cpu(const AttentionArguments& arguments) {
   return out;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) { m.impl("decode_attention", TORCH_BOX(&decode_attention<run_cpu>)); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) { implement_decode_attention<run_cpu>(m); }
 
 }  // namespace
 

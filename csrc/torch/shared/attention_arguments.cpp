@@ -81,8 +81,8 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
   p.alibi_slopes = per_head("alibi_slopes", alibi_slopes, query, p.query_heads);
   p.sinks = per_head("sinks", sinks, query, p.query_heads);
   if (rereference_count.has_value()) {
-    Argument(kOp, "rereference_count", *rereference_count).same_device_as(query).dtype(ScalarType::Long)
-        .shape("[Hq]", {p.query_heads}).contiguous();
+    const Argument count(kOp, "rereference_count", *rereference_count);
+    count.same_device_as(query).dtype(ScalarType::Long).shape("[Hq]", {p.query_heads}).contiguous();
     const Written written[]{{kOp, "rereference_count", *rereference_count}};
     const std::pair<const char*, const Tensor*> read[]{
         {"q", &q}, {"k_cache", &k_cache}, {"v_cache", &v_cache}, {"cache_seqlens", &cache_seqlens},
@@ -91,6 +91,7 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
     for (const auto& [name, tensor] : read) {
       if (tensor != nullptr) Argument(kOp, name, *tensor).apart_from(written);
     }
+    count.mark_written();
     p.rereference_count = static_cast<int64_t*>(rereference_count->data_ptr());
   }
   p.capacity = cache.capacity;

@@ -1,5 +1,6 @@
 #include "torch/shared/checks.h"
 
+#include <array>
 #include <limits>
 #include <stdexcept>
 
@@ -25,9 +26,16 @@ const char* type_name(ScalarType type) {
   }
 }
 
+bool is_meta(const Tensor& tensor) {
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device_type));
+  return device_type == aoti_torch_device_type_meta();
+}
+
 std::string device_of(const Tensor& tensor) {
   if (tensor.is_cpu()) return "cpu";
   if (tensor.is_cuda()) return "cuda:" + std::to_string(tensor.get_device_index());
+  if (is_meta(tensor)) return "meta";
   return "another device";
 }
 
@@ -39,6 +47,14 @@ int32_t dtype_of(const Tensor& tensor) {
   int32_t dtype;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
   return dtype;
+}
+
+// Elements from the first to the last of a tensor that has any.
+int64_t span(const Tensor& tensor) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t last = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) last += (sizes[d] - 1) * strides[d];
+  return last + 1;
 }
 
 Tensor empty_of(const Tensor& like, int32_t dtype, const int64_t* sizes, int64_t dims) {
@@ -70,6 +86,18 @@ void fail(const char* op, const std::string& message) {
 
 void Argument::fail(const std::string& expected) const {
   fdpp::fail(op_, std::string(name_) + " must " + expected + "; got " + describe(tensor_));
+}
+
+Argument::Argument(const char* op, const char* name, const Tensor& tensor) : op_(op), name_(name), tensor_(tensor) {
+  if (!tensor.defined()) fdpp::fail(op, std::string(name) + " must be a tensor; got None");
+  if (tensor.numel() == 0) return;
+  int64_t bytes;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  const int64_t needed = (tensor.storage_offset() + span(tensor)) * static_cast<int64_t>(tensor.element_size());
+  if (bytes < needed) {
+    fail("have a storage of at least " + std::to_string(needed) + " bytes, not " + std::to_string(bytes) +
+         " (was it resized?)");
+  }
 }
 
 DType Argument::floating() const {
@@ -158,6 +186,17 @@ const Argument& Argument::apart_from(std::span<const Written> others) const {
     fail(std::string("share no memory with ") + other.name + ", which is written");
   }
   return *this;
+}
+
+void Argument::mark_written() const {
+  // The stable ABI has no function for this. To swap a dimension with itself changes nothing but the version, and torch
+  // refuses it for tensors that must not be written.
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(tensor_), from(int64_t{0}), from(int64_t{0})};
+  if (torch_call_dispatcher("aten::transpose_", "", stack.data(), TORCH_ABI_VERSION) != TORCH_SUCCESS) {
+    fail("be writable in place: no leaf that requires a gradient, and no inference tensor outside of inference_mode()");
+  }
+  torch::stable::detail::to<Tensor>(stack[0]);  // takes the reference that the call returned
 }
 
 int checked_int(const char* op, const char* name, int64_t value) {

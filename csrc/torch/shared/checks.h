@@ -35,7 +35,8 @@ struct Written {
 // One tensor argument of one operator.
 class Argument {
  public:
-  Argument(const char* op, const char* name, const Tensor& tensor) : op_(op), name_(name), tensor_(tensor) {}
+  // It is a tensor, and its storage holds its elements (a storage can be resized after its tensors were made).
+  Argument(const char* op, const char* name, const Tensor& tensor);
 
   // float32, bfloat16 or float16.
   DType floating() const;
@@ -50,6 +51,8 @@ class Argument {
   const Argument& aligned() const;
   // For what is used while others are written: an alias would change before it is used, or after it was checked.
   const Argument& apart_from(std::span<const Written> others) const;
+  // Tells autograd that the operator is about to write the tensor, which has been checked.
+  void mark_written() const;
 
   [[noreturn]] void fail(const std::string& expected) const;
 

@@ -51,6 +51,7 @@ NormCall norm_call(const char* op, const Tensor& x, const Tensor* residual, cons
   p.eps = static_cast<float>(eps);
   const Tensor out = empty_with_last(x, p.width);
   p.out = out.data_ptr();
+  if (residual != nullptr) Argument(op, "residual", *residual).mark_written();
   return {p, rows.tensor, out};
 }
 
@@ -125,6 +126,8 @@ RopeCall rope_call(const RopeArguments& arguments) {
   p.position_limit = std::min(max_position, cache.capacity);
   const Tensor out = empty_like_device(q, {p.batch, p.query_len, p.query_heads, p.head_dim});
   p.out = out.data_ptr();
+  Argument(kOp, "k_cache", k_cache).mark_written();
+  Argument(kOp, "v_cache", v_cache).mark_written();
   return {p, out, cache.capacity};
 }
 

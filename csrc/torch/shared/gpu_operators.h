@@ -119,7 +119,7 @@ struct GpuOperators {
   // All of them, for the library of a namespace.
   template <typename Library>
   static void implement(Library& m) {
-    m.impl("decode_attention", TORCH_BOX(&decode_attention<attention>));
+    implement_decode_attention<attention>(m);
     m.impl("gemv", TORCH_BOX(&gemv));
     m.impl("flat_gemm", TORCH_BOX(&flat_gemm));
     m.impl("linear", TORCH_BOX(&linear));

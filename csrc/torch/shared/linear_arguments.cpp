@@ -80,7 +80,12 @@ Tensor aten_linear(const LinearArguments& arguments) {
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack{from(arguments.x), from(arguments.weight), from(arguments.bias)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]));
+  const Tensor product = torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]));
+  // Kernels read the product in the dtype of x. The rules for autocast in Python (fdpp/rules/autocast.py) see to that;
+  // a process without them gets here with autocast in force.
+  const Argument x(arguments.op, "x", arguments.x);
+  Argument(arguments.op, "the product of aten::linear", product).same_dtype_as(x);
+  return product;
 }
 
 void check_flat_config(const char* op, int64_t config, int configs) {

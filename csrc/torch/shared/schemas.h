@@ -1,4 +1,7 @@
 // The schemas of the operators, one text for every namespace that registers them. fdpp/ops.py documents them.
+//
+// decode_attention has two, with and without the count that it writes: torch.compile's default compiler and vmap cannot
+// take an optional argument that is written.
 #pragma once
 
 namespace fdpp::schemas {
@@ -6,7 +9,11 @@ namespace fdpp::schemas {
 constexpr const char* kDecodeAttention =
     "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor? block_table=None, *, "
     "float? softmax_scale=None, Tensor? phi=None, int window=-1, float softcap=0.0, Tensor? alibi_slopes=None, "
-    "Tensor? sinks=None, int num_splits=0, Tensor(a!)? rereference_count=None) -> Tensor";
+    "Tensor? sinks=None, int num_splits=0) -> Tensor";
+constexpr const char* kDecodeAttentionCounted =
+    "decode_attention.counted(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, "
+    "Tensor? block_table=None, *, float? softmax_scale=None, Tensor? phi=None, int window=-1, float softcap=0.0, "
+    "Tensor? alibi_slopes=None, Tensor? sinks=None, int num_splits=0, Tensor(a!) rereference_count) -> Tensor";
 constexpr const char* kGemv =
     "gemv(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False) -> Tensor";
 constexpr const char* kFlatGemm =
@@ -24,7 +31,8 @@ constexpr const char* kSiluMul = "silu_mul(Tensor gate_up) -> Tensor";
 // All of them, for the library of a namespace.
 template <typename Library>
 void define(Library& m) {
-  for (const char* schema : {kDecodeAttention, kGemv, kFlatGemm, kLinear, kRmsNorm, kAddRmsNorm, kRopeAppend, kSiluMul}) {
+  for (const char* schema : {kDecodeAttention, kDecodeAttentionCounted, kGemv, kFlatGemm, kLinear, kRmsNorm,
+                             kAddRmsNorm, kRopeAppend, kSiluMul}) {
     m.def(schema);
   }
 }
