@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from fdpp import ops
-
 from .valid import CALLS, call_op, required_tensors, valid_arguments
 
 
