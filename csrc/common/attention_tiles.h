@@ -18,7 +18,7 @@ struct AttentionTiles {
 // blocks at a time, which keeps 35 to 105 KB on their way per multiprocessor.
 FDPP_INLINE constexpr AttentionTiles async_tiles(int head_dim) {
   constexpr int kLimit = 99 * 1024;
-  if (head_dim <= 96) return {4, 3, 2, 12, kLimit, 4};
+  if (head_dim <= 96) return {4, 3, 1, 12, kLimit, 4};
   if (head_dim <= 128) return {4, 2, 2, 16, kLimit, 3};
   if (head_dim <= 192) return {2, 3, 2, 16, kLimit, 2};
   return {2, 2, 2, 16, kLimit, 2};
