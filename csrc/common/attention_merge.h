@@ -74,7 +74,7 @@ class AttentionMerge {
   static constexpr int kVector = 4;  // floats of 16 bytes
   static constexpr int kVectors = D / kVector;
   static constexpr int kSumVectors = 2 * kRowTile / kVector;  // l and r of a state
-  static constexpr int kStaged = 2;                      // of those, on their way to one thread together
+  static constexpr int kStaged = 2;                           // of those, on their way to one thread together
   static constexpr int kTeam = kThreads / kRowTile;           // lanes that share a row
   static_assert(kThreads % kRowTile == 0 && P::kWarpSize % kTeam == 0 && kStagedFloats >= kThreads * kVector);
 

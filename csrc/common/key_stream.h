@@ -18,6 +18,7 @@ class KeyStream {
   // Tiles begin `step` keys apart, the first at `first`; keys at and past `end` are zero.
   FDPP_INLINE KeyStream(const AttentionParams& params, const AttentionBlock& block, char* memory, int first, int step)
       : p_(params), memory_(reinterpret_cast<T*>(memory)), batch_(block.batch), end_(block.keys.end), next_(first), step_(step) {
+    run_ = p_.layout.block_table == nullptr ? end_ : static_cast<int>(p_.layout.page_size);
     k_ = static_cast<const T*>(p_.k.data) + block.kv_head * p_.k.head_stride;
     v_ = static_cast<const T*>(p_.v.data) + block.kv_head * p_.v.head_stride;
     locate();
@@ -40,7 +41,10 @@ class KeyStream {
   FDPP_INLINE bool out_of_range() const { return out_of_range_; }
 
  private:
-  static constexpr int kChunks = D * static_cast<int>(sizeof(T)) / 16;  // of 16 bytes in a row
+  static constexpr int kChunkElements = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunkElements;  // 16 bytes; of a row
+
+  // Copies through registers (one stage) need all that there are for what is on its way: none are left for a second form.
+  static constexpr bool kRuns = kStages > 1;
 
   // Looks up key lane % 16 of the next tile: one tile ahead, so that copies need not wait for the block table.
   FDPP_INLINE void locate() {
@@ -63,11 +67,41 @@ class KeyStream {
   }
 
   FDPP_INLINE void copy(int stage) {
+    T* const to = memory_ + stage * (2 * kTile * kStride);
+    if constexpr (kRuns) {
+      const int block = P::shuffle(block_, 0), offset = P::shuffle(offset_, 0);
+      const int left = end_ - next_, keys = left < kTile ? left : kTile;
+      if (block >= 0 && offset + keys <= run_) return copy_run(to, block, offset, keys);
+    }
+    copy_keys(to);
+  }
+
+  // `keys` keys that follow each other in one block: a lane has the same place in every row, and addresses a constant step.
+  FDPP_INLINE void copy_run(T* to, int block, int offset, int keys) const {
+    constexpr int kRows = P::kWarpSize / kChunks;  // that a warp copies at once; lanes may be left over
+    const int lane = P::thread_index() % P::kWarpSize, row = lane / kChunks, element = lane % kChunks * kChunkElements;
+    if (row >= kRows) return;
+    to += row * kStride + element;
+    const T* k = at(p_.k, k_, block, offset + row) + element;
+    const T* v = at(p_.v, v_, block, offset + row) + element;
+    FDPP_UNROLL
+    for (int first = 0; first < kTile; first += kRows) {
+      if (kTile % kRows == 0 || first + row < kTile) {
+        const bool valid = first + row < keys;
+        P::copy16(to + first * kStride, k, valid);
+        P::copy16(to + (kTile + first) * kStride, v, valid);
+      }
+      k += kRows * p_.k.token_stride;
+      v += kRows * p_.v.token_stride;
+    }
+  }
+
+  // Keys that lie anywhere, or nowhere.
+  FDPP_INLINE void copy_keys(T* to) const {
     const int lane = P::thread_index() % P::kWarpSize;
-    T* to = memory_ + stage * (2 * kTile * kStride);
     FDPP_UNROLL_BY(kCopies)
     for (int begin = 0; begin < kTile * kChunks; begin += P::kWarpSize) {
-      const int chunk = begin + lane, row = chunk / kChunks, element = chunk % kChunks * (16 / static_cast<int>(sizeof(T)));
+      const int chunk = begin + lane, row = chunk / kChunks, element = chunk % kChunks * kChunkElements;
       const int block = P::shuffle(block_, row % kTile), offset = P::shuffle(offset_, row % kTile);
       if (row < kTile) {
         const bool valid = block >= 0;
@@ -86,6 +120,7 @@ class KeyStream {
   const T *k_, *v_;
   T* memory_;
   int batch_, end_, next_, step_;
+  int run_;  // keys that follow each other in memory, from the first of a block on
   int block_ = -1, offset_ = 0;
   bool out_of_range_ = false;
 };

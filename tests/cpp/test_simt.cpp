@@ -270,6 +270,7 @@ TEST(simt_misaligned_access) {
   alignas(16) static const char source[32] = {};
   check_reported<Nvidia>(32, 256, [&] { Nvidia::copy16(at(0), source + 4, true); }, {"copy16 from 0x", "not aligned"});
   check_reported<Rdna>(32, 256, [&] { Rdna::copy16(at(0), source + 4, true); }, {"copy16 from 0x", "not aligned"});
+  check_reported<Nvidia>(32, 256, [&] { Nvidia::coherent_load16(source + 8); }, {"coherent_load16 from 0x", "not aligned"});
   check_reported<Nvidia>(32, 256,
                          [&] {
                            uint32_t x[4];
