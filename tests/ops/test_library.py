@@ -166,3 +166,18 @@ def test_flops_are_counted(backend, ops):
             fake = {n: mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for n, t in arguments.items()}
             call_op(ops, call, fake | {"window": -1})
         assert counter.get_total_flops() == per_key * 2 * capacity
+
+
+class _Attention(torch.nn.Module):
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        return torch.ops.fdpp.decode_attention(*args) * 2
+
+
+@pytest.mark.where(lambda backend: backend.name == "cpu")
+def test_ahead_of_time(backend, ops, tmp_path):
+    """An exported module, compiled to a package and loaded from there, gives the bits of the operator."""
+    arguments = valid_arguments("decode_attention", backend.device)
+    args = tuple(arguments[name] for name in ("q", "k_cache", "v_cache", "cache_seqlens"))
+    exported = torch.export.export(_Attention(), args)
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "attention.pt2"))
+    assert torch.equal(torch._inductor.aoti_load_package(package)(*args), _Attention()(*args))
