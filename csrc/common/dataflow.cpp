@@ -31,12 +31,12 @@ Choice cpu_rule(DType dtype, int64_t M) {
 
 Choice gpu_rule(const GpuFacts& facts, DType dtype, int64_t K, int64_t M) {
   constexpr double kWeightBytes = 2.0;
-  constexpr int64_t kWidestTile = 32, kMostGemvRows = 4;
+  constexpr int64_t kMostFlatRows = 8, kMostGemvRows = 4;
   if (dtype == DType::f32 || K % 8 != 0) return {Impl::aten, -1, Source::rule};
   const double instructions = 1.6 * (static_cast<double>(M) + 1.0);
   const bool hidden = 2.0 * instructions * facts.bandwidth <= kWeightBytes * facts.multiplies;
   if (M == 1 || (hidden && M <= kMostGemvRows)) return {Impl::gemv, -1, Source::rule};
-  if (M <= kWidestTile) return {Impl::flat_gemm, -1, Source::rule};
+  if (M <= kMostFlatRows) return {Impl::flat_gemm, -1, Source::rule};
   return {Impl::aten, -1, Source::rule};
 }
 

@@ -59,6 +59,15 @@ inline int64_t flat_blocks(const FlatWork& work, int spread, int64_t resident_bl
   return std::clamp<int64_t>(wanted, 1, work.steps());
 }
 
+// The index of the spread with the fewest blocks that keep half of the multiprocessors busy.
+inline int least_spread(int64_t tiles, int multiprocessors) {
+  int best = 0;
+  for (int i = 0; i < kNumSpreads; ++i) {
+    if (kSpreads[i] != kBalanced && tiles * kSpreads[best] * 2 < multiprocessors) best = i;
+  }
+  return best;
+}
+
 // What the plan knows of a machine.
 struct FlatMachine {
   int multiprocessors;
@@ -94,15 +103,21 @@ inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident
   return time + kSharing * bandwidth + 2.0 * sizeof(float) * rows * m;
 }
 
-// A direct tile where there is one, which won at each M on the H200 (bench/results); else the cheapest configuration of flat_cost.
+// Where there are direct tiles, what won on an H200 (bench/results): the direct one where each block has at least one tile of rows, the
+// large one where N is smaller. Elsewhere the cheapest configuration of flat_cost.
 inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const FlatTile (&tiles)[kFlatTiles],
                           const FlatMachine& machine) {
+  if (const int64_t blocks = int64_t{machine.multiprocessors} * machine.resident[kDirectTile]; blocks > 0) {
+    const FlatTile& large = tiles[kLargeTile];
+    const bool fills = N >= blocks * tiles[kDirectTile].rows || machine.resident[kLargeTile] == 0;
+    if (fills) return flat_config(kDirectTile, kOneWave);
+    return flat_config(kLargeTile, least_spread(flat_work(N, K, M, columns, large).tiles, machine.multiprocessors));
+  }
   int best = 0;
   double least = -1.0;
   for (int tile = 0; tile < kFlatTiles; ++tile) {
     const int resident = machine.resident[tile];
     if (resident == 0) continue;
-    if (tiles[tile].direct) return flat_config(tile, kOneWave);
     const FlatWork work = flat_work(N, K, M, columns, tiles[tile]);
     for (int i = 0; i < kNumSpreads; ++i) {
       const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{machine.multiprocessors} * resident);
@@ -124,11 +139,7 @@ inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiproc
   if (dtype == DType::f32) return {Impl::aten, -1, Source::batch_invariant};
   const FlatTile tile = tiles.of(kBatchInvariantColumns)[0];
   const FlatWork work = flat_work(N, K, 1, kBatchInvariantColumns, tile);
-  int best = 0;
-  for (int i = 0; i < kNumSpreads; ++i) {
-    if (kSpreads[i] != kBalanced && work.tiles * kSpreads[best] * 2 < multiprocessors) best = i;
-  }
-  return {Impl::flat_gemm, flat_config(0, best), Source::batch_invariant};
+  return {Impl::flat_gemm, flat_config(0, least_spread(work.tiles, multiprocessors)), Source::batch_invariant};
 }
 
 }  // namespace fdpp

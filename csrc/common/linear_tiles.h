@@ -25,7 +25,7 @@ struct FlatTile {
 };
 
 // Narrow; wide, which reads x half as often; direct, without shared memory; and wide by one large block of a multiprocessor.
-constexpr int kFlatTiles = 4;
+constexpr int kFlatTiles = 4, kDirectTile = 2, kLargeTile = 3;
 
 // Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; where a multiprocessor has more it
 // runs two or three blocks. The large tile is for parts where a block can have 227 KiB: with N / 32 blocks for about as many
@@ -33,12 +33,12 @@ constexpr int kFlatTiles = 4;
 // for half of that.
 FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
   constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
-  if (tile == 2) {
+  if (tile == kDirectTile) {
     // Measured on an H200 over rings of 1 to 6 slices, 4 to 16 warps and 1 to 6 blocks: bench/results/README.md.
     if (columns <= 16) return {16, 64, 8, 2, kLimit, 3, true};
     return {16, 64, 8, columns <= 32 ? 2 : 1, kLimit, columns <= 32 ? 2 : 1, true};
   }
-  if (tile == 3) {
+  if (tile == kLargeTile) {
     if (columns <= 8) return {32, 64, 8, 4, kLargeLimit, 1};
     if (columns <= 16) return {32, 64, 8, 3, kLargeLimit, 1};
     if (columns <= 32) return {32, 32, 8, 4, kLargeLimit, 1};

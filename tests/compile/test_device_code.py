@@ -14,8 +14,10 @@ from device_compilers import HIP_ARCHITECTURES as AMD
 from .compilers import Kernel, compile_for, has_compiler, skip_not_checked
 
 HEAD_DIMS = (64, 80, 96, 128, 192, 256)
+TILES = {"Nvidia": (0, 1), "Cdna": (0,), "Rdna": (0,)}  # of attention
+DIRECT = {(columns, 2) for columns in (8, 16, 32, 64)}
 FLAT = {  # columns and tiles of the flat GEMM
-    "Nvidia": {(columns, tile) for columns in (8, 16, 32, 64) for tile in (0, 1, 2)},
+    "Nvidia": {(columns, tile) for columns in (8, 16, 32, 64) for tile in (0, 1, 3)},
     "Cdna": (amd := {(columns, tile) for columns in (16, 32, 64) for tile in (0, 1)}),
     "Rdna": amd,
 }
@@ -25,37 +27,43 @@ POLICY = dict.fromkeys(NVIDIA, "Nvidia") | {"gfx90a": "Cdna", "gfx942": "Cdna", 
 def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
     """Every kernel that there must be, with what it is made for."""
     return {
-        "DecodeAttention": {(head_dim,) for head_dim in HEAD_DIMS},
+        "DecodeAttention": {(head_dim, tile) for head_dim in HEAD_DIMS for tile in TILES[policy]},
         "Gemv": {(rows,) for rows in (1, 2, 3, 4)},
         "FlatGemm": FLAT[policy],
+        **({"DirectGemm": DIRECT} if policy == "Nvidia" else {}),
         "FinishLinear": {()},
-        "RmsNorm": {("float",), (dtype,)},
+        "RmsNorm": {(residual, width) for residual in ("float", dtype) for width in (1024, 4096)},
         "SiluMul": {()},
         "RopeAppend": {()},
     }
 
 
 #: Registers of a lane: what keeps the blocks that fit by their shared memory running. NVIDIA: 65536, so four blocks of
-#: 128 threads have 128, three 168, and two of 64 threads 255 (no more can be named); two of 256 threads have 128,
-#: and four 64. CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536 in steps of 24.
+#: 128 threads have 128, three 168, and two of 64 threads 255 (no more can be named), as has one of 256; two of 256
+#: threads have 128, three 80, and four 64. CDNA: 512 of a SIMD's lane in steps of 8, shared by its waves. RDNA3: 1536
+#: in steps of 24.
 REGISTERS = {
     "Nvidia": {
-        "DecodeAttention": {(64,): 128, (80,): 128, (96,): 128, (128,): 168, (192,): 255, (256,): 255},
+        "DecodeAttention": {
+            **{(64, 0): 128, (80, 0): 128, (96, 0): 128, (128, 0): 168, (192, 0): 255, (256, 0): 255},
+            **{(head_dim, 1): 255 for head_dim in HEAD_DIMS},
+        },
         "Gemv": {(1,): 64, (2,): 128, (3,): 128, (4,): 128},
         "FlatGemm": dict.fromkeys(FLAT["Nvidia"], 168),
+        "DirectGemm": {(8, 2): 80, (16, 2): 80, (32, 2): 128, (64, 2): 255},
     },
     "Cdna": {
-        "DecodeAttention": {(64,): 96, (80,): 96, (96,): 120, (128,): 120, (192,): 168, (256,): 256},
+        "DecodeAttention": {(64, 0): 96, (80, 0): 96, (96, 0): 120, (128, 0): 120, (192, 0): 168, (256, 0): 256},
         "Gemv": {(1,): 72, (2,): 80, (3,): 104, (4,): 112},
         "FlatGemm": {(16, 0): 72, (16, 1): 80, (32, 0): 80, (32, 1): 96, (64, 0): 104, (64, 1): 136},
     },
     "Rdna": {
-        "DecodeAttention": {(64,): 120, (80,): 144, (96,): 144, (128,): 168, (192,): 216, (256,): 216},
+        "DecodeAttention": {(64, 0): 120, (80, 0): 144, (96, 0): 144, (128, 0): 168, (192, 0): 216, (256, 0): 216},
         "Gemv": {(1,): 96, (2,): 120, (3,): 144, (4,): 168},
         "FlatGemm": {(16, 0): 96, (16, 1): 96, (32, 0): 96, (32, 1): 144, (64, 0): 120, (64, 1): 144},
     },
 }
-ELEMENTWISE = 64  # registers of the others
+ELEMENTWISE = 80  # registers of the others
 
 
 def budget(kernel: Kernel) -> int:
@@ -74,6 +82,7 @@ LOADS = {
     "Nvidia": {
         "DecodeAttention": (r"LDGSTS\.E\.BYPASS\.\S*128", r"LDSM\.16\.M88\.4", r"LDSM\.16\.MT88\.4"),
         "FlatGemm": (r"LDGSTS\.E\.BYPASS\.\S*128", r"LDSM\.16\.M88\.4"),
+        "DirectGemm": (r"LDG\.E\.NA\.\S*128\.CONSTANT", r"LDG\.E\.128"),
         "Gemv": (r"LDG\.E\.NA\.\S*128\.CONSTANT", r"LDG\.E\.128"),
         "RmsNorm": (r"LDG\.E\.128", r"STG\.E\.128"),
         "SiluMul": (r"LDG\.E\.128", r"STG\.E\.128"),
@@ -148,7 +157,7 @@ def test_instructions(arch, kernels):
         for pattern in LOADS[kernel.policy].get(kernel.name, ()):
             assert re.search(pattern, kernel.code), f"{kernel}: no {pattern}"
         used = {dtype for dtype, pattern in matrix.items() if re.search(pattern, kernel.code)}
-        assert used == ({kernel.dtype} if kernel.name in ("DecodeAttention", "FlatGemm") else set()), (
+        assert used == ({kernel.dtype} if kernel.name in ("DecodeAttention", "DirectGemm", "FlatGemm") else set()), (
             f"{kernel}: {used}"
         )
 

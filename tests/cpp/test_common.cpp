@@ -1,5 +1,6 @@
 // The pure functions of attention in csrc/common: the guard of the softmax, the split plan.
 #include "check.h"
+#include "common/attention_plan.h"
 #include "common/softmax_state.h"
 #include "common/split_plan.h"
 
@@ -83,6 +84,23 @@ TEST(splits_cover_every_key_once) {
       }
     }
   }
+}
+
+TEST(plan_of_gpus_stays_within_its_limits_and_spreads_few_sequences) {
+  const AttentionMachine h200{132, 4.8e12, {async_tiles(128, 0), async_tiles(128, 1)}, {3, 1}};
+  for (const int64_t units : {1, 7, 8, 64, 256, 1024, 5000}) {
+    for (const int64_t keys : {1, 16, 100, 1024, 4096, 32768, 1 << 20}) {
+      const AttentionPlan plan = plan_attention(units, keys, 512, h200);
+      CHECK(plan.tile >= 0 && plan.tile < kAttentionTiles, "a tile");
+      CHECK(plan.num_splits >= 1 && plan.num_splits <= kMaxSplits, "between 1 and kMaxSplits");
+      CHECK(int64_t{plan.num_splits} * h200.tiles[plan.tile].warps * kKeyTile < keys + h200.tiles[plan.tile].warps * kKeyTile * 2,
+            "splits have keys");
+    }
+  }
+  const AttentionPlan one = plan_attention(8, 32768, 512, h200), many = plan_attention(1024, 4096, 512, h200);
+  CHECK(one.tile == 1 && 8 * one.num_splits <= 132 && 8 * one.num_splits > 100, "one large block for each multiprocessor");
+  CHECK(many.tile == 0 && many.num_splits <= 2, "many sequences: small blocks, which hide each other's start");
+  CHECK(plan_attention(8, 32768, 512, {132, 4.8e12, {async_tiles(128, 0), {}}, {3, 0}}).tile == 0, "what fits");
 }
 
 TEST(plan_stays_within_its_limits) {

@@ -88,9 +88,12 @@ TEST(configurations_of_flat_gemm_are_valid_for_every_shape) {
           const int config = plan_flat_gemm(N, K, M, columns, tiles.of(columns), machine);
           CHECK(config >= 0 && config < tiles.fitting(227 * 1024) * kNumSpreads, "a configuration");
           for (int i = 0; i < tiles.fitting(227 * 1024) * kNumSpreads; ++i) {
-            const FlatWork work = flat_work(N, K, M, columns, tiles.of(columns)[i / kNumSpreads]);
-            const int64_t blocks = flat_blocks(work, kSpreads[i % kNumSpreads], 264);
-            CHECK(blocks >= 1 && blocks <= work.steps(), "no block without work");
+            const FlatTile& tile = tiles.of(columns)[i / kNumSpreads];
+            const FlatWork work = flat_work(N, K, M, columns, tile);
+            const int spread = kSpreads[i % kNumSpreads];
+            const int64_t blocks = tile.direct ? direct_blocks(N, spread, 264) : flat_blocks(work, spread, 264);
+            CHECK(blocks >= 1, "a block at least");
+            if (!tile.direct) CHECK(blocks <= work.steps(), "no block without work");
           }
         }
       }
@@ -110,13 +113,13 @@ TEST(plan_of_flat_gemm_fills_a_large_device) {
   const LinearTiles& tiles = simt::linear_tiles(simt::Machine::nvidia);
   const auto plan = [&](int64_t N, int64_t K, int64_t M) {
     const int columns = flat_columns(M, 8);
-    return plan_flat_gemm(N, K, M, columns, tiles.of(columns), {132, 4.8e12, {columns == 8 ? 3 : 2, 2, 1}});
+    return plan_flat_gemm(N, K, M, columns, tiles.of(columns), {132, 4.8e12, {columns == 8 ? 3 : 2, 2, 3, 1}});
   };
   const auto spread = [](int config) { return kSpreads[config % kNumSpreads]; };
-  CHECK(plan(4096, 4096, 16) / kNumSpreads == 2, "one block of a multiprocessor: the large tile has enough on its way");
-  CHECK(spread(plan(4096, 4096, 8)) == kWhole, "256 narrow blocks need no sharing");
-  CHECK(spread(plan(576, 16384, 1)) != kWhole, "36 tiles leave most multiprocessors without work, unless K is shared");
-  CHECK(plan(28672, 4096, 32) / kNumSpreads != 0, "many rows of x: not the narrow tile, which reads them twice as often");
+  CHECK(plan(4096, 4096, 16) / kNumSpreads == kLargeTile, "fewer rows than direct blocks would take at once");
+  CHECK(spread(plan(4096, 4096, 8)) == kWhole, "128 large blocks need no sharing");
+  CHECK(spread(plan(576, 16384, 1)) != kWhole, "18 tiles leave most multiprocessors without work, unless K is shared");
+  CHECK(plan(28672, 4096, 32) / kNumSpreads == kDirectTile, "rows for all blocks of a wave");
 }
 
 TEST(batch_invariant_choice_does_not_share_by_the_number_of_tiles) {
