@@ -15,6 +15,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 COPIES = "files"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]+)")  # the path of [text](path#anchor), unless it names a protocol
 CODE = re.compile(r"^```.*?^```|^    .*?$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+LINK_OR_CODE = re.compile(f"{CODE.pattern}|{LINK.pattern}", CODE.flags)
 ROLE = re.compile(r":(?:attr|class|func|meth|mod):(?=<code)")  # Sphinx's names for what a docstring refers to
 
 
@@ -54,8 +55,12 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Point links at where their targets lie on the site."""
     source = Path(page.file.abs_src_path)
-    here = posixpath.dirname(page.file.src_uri)
-    return LINK.sub(lambda link: posixpath.relpath(place(target(source, link[0])), here or "."), markdown)
+    here = posixpath.dirname(page.file.src_uri) or "."
+
+    def moved(found: re.Match) -> str:
+        return posixpath.relpath(place(target(source, found[1])), here) if found[1] else found[0]
+
+    return LINK_OR_CODE.sub(moved, markdown)
 
 
 def on_page_content(html, page, config, files):

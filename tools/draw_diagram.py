@@ -1,6 +1,8 @@
 """Draw ``docs/diagram.svg``: the way of a prompt through fdpp, and where the three techniques stand.
 
     python tools/draw_diagram.py
+
+A test fails where the file is not what this script draws.
 """
 
 from __future__ import annotations
