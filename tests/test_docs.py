@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = docs_site.sources()
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ANCHORED = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)#([^)\s]+)\)")
+NAME = re.compile(r"(?<![.\w/@-])fdpp(?:\.[A-Za-z_]\w*)+")
+FILE = re.compile(r"(?:bench|csrc|docs|examples|fdpp|tests|tools)/[\w./*-]*")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 
 
@@ -136,6 +139,29 @@ def test_variables_and_targets_exist(page):
     assert set(variable.findall(_text(page))) <= set(variable.findall("".join(map(_text, sources))))
     for target in {found[1] for line in _code(page) if (found := re.match(r"make ([a-z]+)", line))}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def _exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=_name)
+def test_names_and_files_exist(page):
+    code = _code(page)
+    names = set(NAME.findall("\n".join(code))) | set(re.findall(r"^::: (\S+)$", _text(page), re.MULTILINE))
+    assert not [name for name in names if not _exists(name)]
+    files = filter(FILE.fullmatch, code)
+    assert not [name for name in files if not any(ROOT.glob(name.rstrip("/")))]
 
 
 def _numbers(value: object) -> list[float]:
