@@ -61,11 +61,12 @@ def _commit() -> str:
     return (commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) if commit else "unknown"
 
 
-def write_json(path: Path, device: str = "cpu", **content: object) -> None:
-    """Write one result, with the environment of ``device``, as JSON."""
+def write_json(path: Path, device: str = "cpu", *, is_final: bool = True, **content: object) -> None:
+    """Write one result, with the environment of ``device``, as JSON. Not final: what a run that is cut short leaves."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"environment": environment(device), **content}, indent=1, default=str) + "\n")
-    print(f"wrote {path}")
+    if is_final:
+        print(f"wrote {path}")
 
 
 def print_table(rows: list[dict[str, object]], columns: dict[str, str]) -> None:

@@ -111,10 +111,10 @@ def measure(x: torch.Tensor, weights: list[torch.Tensor], bandwidth: float, seco
 
 def measure_shape(K: int, N: int, dtype: str, ms: Iterable[int], seconds: float, device: str) -> list[dict]:
     """One row per M."""
-    weight = torch.randn(N, K).div_(math.sqrt(K)).to(harness.DTYPES[dtype]).to(device)
+    weight = torch.randn(N, K, device=device).div_(math.sqrt(K)).to(harness.DTYPES[dtype])
     weights = [weight, *(weight.clone() for _ in range(timing.cold_copies(weight.nbytes, device) - 1))]
     bandwidth = timing.memory_bandwidth(device)
-    inputs = (torch.randn(M, K).to(weight.dtype).to(device) for M in ms)
+    inputs = (torch.randn(M, K, device=device).to(weight.dtype) for M in ms)
     return [measure(x, weights, bandwidth, seconds) for x in inputs]
 
 
@@ -250,16 +250,17 @@ def main() -> None:
     if arguments.tune:
         tune(shapes, arguments)
     rows = []
+    path = arguments.out / f"linear_{harness.slug(device)}"
     for dtype in arguments.dtypes:
         for K, N in shapes:
             new = measure_shape(K, N, dtype, arguments.ms, arguments.seconds, device)
             harness.print_table(new, COLUMNS)
             print(flush=True)
             rows += new
+            harness.write_json(path.with_suffix(".json"), device, is_final=False, rows=rows)
     of_dtype = {dtype: [row for row in rows if row["dtype"] == dtype] for dtype in arguments.dtypes}
     summary = [summarise(mine) for mine in of_dtype.values()]
     harness.print_table(summary, SUMMARY)
-    path = arguments.out / f"linear_{harness.slug(device)}"
     harness.write_json(path.with_suffix(".json"), device, summary=summary, rows=rows)
     how = f"{torch.get_num_threads()} threads" if device == "cpu" else "in a graph"
     for dtype, mine in of_dtype.items():
