@@ -6,6 +6,8 @@ import argparse
 import importlib
 import json
 import re
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,12 +175,20 @@ def _numbers(value: object) -> list[float]:
     return [value] if isinstance(value, float) else []
 
 
+def _mean_ratios(rows: Iterable[dict]) -> dict[str, float]:
+    """Of each time ``<name> us`` of all rows, how many times as fast fdpp is: the geometric mean."""
+    rows = list(rows)
+    names = {name for name in rows[0] if name.endswith(" us") and all(name in row and "us" in row for row in rows)}
+    return {name: statistics.geometric_mean(row[name] / row["us"] for row in rows) for name in names}
+
+
 def test_figures_of_the_table_of_speed_stand_in_their_files():
     rows = re.findall(r"^\|.*results/\w+\.json.*$", _text(ROOT / "README.md"), re.MULTILINE)
     assert rows
     for row in (line.split("|") for line in rows):
         (link,) = re.findall(r"\((bench/results/\w+\.json)\)", row[2])
-        known = _numbers(json.loads(_text(ROOT / link)))
+        result = json.loads(_text(ROOT / link))
+        known = [*_numbers(result), *_mean_ratios(result["rows"]).values()]
         figures = re.findall(r"\d+\.\d+", row[3])
         assert figures, row
         for figure in figures:
@@ -186,14 +196,39 @@ def test_figures_of_the_table_of_speed_stand_in_their_files():
             assert any(f"{number:.{digits}f}" == figure for number in known), (link, figure)
 
 
-def test_the_table_of_decoding_is_that_of_its_file():
+def _cells() -> list[list[str]]:
+    """The rows of all tables of measurements."""
     lines = [line for line in _text(ROOT / "docs" / "see-it.md").splitlines() if line.startswith("| ")]
-    table = [[cell.strip().partition(" (")[0] for cell in line.strip("|").split("|")] for line in lines]
-    for row in json.loads(_text(ROOT / "bench" / "results" / "decode_cpu.json"))["rows"]:
+    return [[cell.strip().partition(" (")[0] for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _result(name: str) -> list[dict]:
+    return json.loads(_text(ROOT / "bench" / "results" / name))["rows"]
+
+
+def test_the_table_of_decoding_is_that_of_its_file():
+    table = _cells()
+    for row in _result("decode_cpu.json"):
         ratio = "" if row["engine"].startswith("fdpp") else f"{row['fdpp is x']:.2f}"
         figures = [f"{row['tokens/s']:.1f}", f"{row['min']:.1f} .. {row['max']:.1f}", ratio]
         figures.append(f"{100 * row['of bound']:.0f} %")
         assert [str(row["batch"]), row["engine"], *figures] in table, row
+
+
+def test_the_table_of_steps_is_that_of_its_file():
+    table = _cells()
+    for row in _result("step_nvidia_h200.json"):
+        times = [f"{row['captured ms']:.2f}", f"{row['eager ms']:.2f}"]
+        ratios = [f"{100 * row['share']:.0f} %", f"{row['x transformers']:.2f}"]
+        shape = [row["model"], str(row["batch"]), str(row["context"])]
+        assert [*shape, f"{row['tokens/s']:.0f}", *times, *ratios] in table, row
+
+
+def test_the_table_of_attention_is_that_of_its_file():
+    rows, table = _result("attention_nvidia_h200.json"), _cells()
+    for context in ("all", *sorted({row["context"] for row in rows})):
+        ratios = _mean_ratios(row for row in rows if context in ("all", row["context"]))
+        assert [str(context), f"{ratios['torch flash us']:.2f}", f"{ratios['torch cudnn us']:.2f}"] in table, context
 
 
 def test_the_diagram_is_what_the_script_draws():
