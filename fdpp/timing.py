@@ -45,7 +45,7 @@ def memory_bandwidth(device: str = "cpu", repeats: int = 3) -> float:
         return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
     import torch
 
-    source = torch.randn(BANDWIDTH_BYTES // 4, device=device)
+    source = torch.randn(BANDWIDTH_BYTES // 4, dtype=torch.float32, device=device)
     read = {"sum": lambda _: source.sum()}
     times = interleave(read, copies=1, seconds=0, min_rounds=repeats, device=device)["sum"]
     return source.nbytes / statistics.median(times)

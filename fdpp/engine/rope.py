@@ -44,14 +44,14 @@ def step_tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor |
     Returns:
         two float32 tensors ``[length, head_dim / 2]``.
     """
-    return _tables(rope, head_dim, length, divisors, torch.arange(1, length + 1, device="cpu"))
+    return _tables(rope, head_dim, length, divisors, torch.arange(1, length + 1, dtype=torch.int64, device="cpu"))
 
 
 def prompt_tables(
     rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """As :func:`step_tables`, for a prompt of ``length`` tokens that is rotated as a whole."""
-    return _tables(rope, head_dim, length, divisors, torch.tensor([length], device="cpu"))
+    return _tables(rope, head_dim, length, divisors, torch.tensor([length], dtype=torch.int64, device="cpu"))
 
 
 def _tables(
