@@ -42,8 +42,8 @@ $(VENV)/.dependencies: constraints.txt
 	@touch $@
 
 $(VENV)/.test-dependencies: $(VENV)/.dependencies
-	$(call say,installing pytest$(,) ruff and matplotlib ...)
-	@$(PIP) pytest ruff matplotlib -c $(VENV)/constraints.txt
+	$(call say,installing pytest$(,) the linters and matplotlib ...)
+	@$(PIP) pytest ruff mypy matplotlib -c $(VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/nvcc/.complete: $(VENV)/.dependencies
@@ -81,6 +81,7 @@ test: $(VENV)/.built-for-tests $(VENV)/.test-dependencies $(VENV)/nvcc/.complete
 
 lint: $(VENV)/.test-dependencies
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.test-dependencies
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import harness
 import torch
-from fdpp.engine.graph import GraphCapture
 
 from fdpp import timing
 from fdpp.engine import kv_cache
 from fdpp.engine.config import DecoderConfig, RopeConfig
 from fdpp.engine.decoder import Decoder
+from fdpp.engine.graph import GraphCapture
 from fdpp.engine.weights import DecoderWeights, LayerWeights
 
 MODELS = {  # vocabulary, hidden, intermediate, layers, query heads, KV heads
