@@ -189,7 +189,7 @@ def main() -> None:
     for name, why in sorted({reason for row in rows for reason in row["left out"].items()}):
         print(f"left out where it cannot run: {name}: {why}")
     path = arguments.out / f"attention_{harness.slug(arguments.device)}.json"
-    harness.write_json(path, arguments.device, bandwidth=bandwidth, rows=rows)
+    harness.write_json(path, arguments.device, quick=arguments.quick, bandwidth=bandwidth, rows=rows)
     how = f"{torch.get_num_threads()} threads" if arguments.device == "cpu" else "in a graph"
     title = f"Decode attention on {harness.device_name(arguments.device)}, {how}, cold caches"
     plot(rows, title, path.with_suffix(".png"))

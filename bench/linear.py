@@ -260,7 +260,7 @@ def main() -> None:
     summary = [summarise(mine) for mine in of_dtype.values()]
     harness.print_table(summary, SUMMARY)
     path = arguments.out / f"linear_{harness.slug(device)}"
-    harness.write_json(path.with_suffix(".json"), device, summary=summary, rows=rows)
+    harness.write_json(path.with_suffix(".json"), device, quick=arguments.quick, summary=summary, rows=rows)
     how = f"{torch.get_num_threads()} threads" if device == "cpu" else "in a graph"
     for dtype, mine in of_dtype.items():
         title = f"Linear layers on {harness.device_name(device)}, {how}, {dtype}, cold caches"
