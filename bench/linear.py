@@ -111,10 +111,10 @@ def measure(x: torch.Tensor, weights: list[torch.Tensor], bandwidth: float, seco
 
 def measure_shape(K: int, N: int, dtype: str, ms: Iterable[int], seconds: float, device: str) -> list[dict]:
     """One row per M."""
-    weight = torch.randn(N, K).div_(math.sqrt(K)).to(harness.DTYPES[dtype]).to(device)
+    weight = torch.randn(N, K, device=device).div_(math.sqrt(K)).to(harness.DTYPES[dtype])
     weights = [weight, *(weight.clone() for _ in range(timing.cold_copies(weight.nbytes, device) - 1))]
     bandwidth = timing.memory_bandwidth(device)
-    inputs = (torch.randn(M, K).to(weight.dtype).to(device) for M in ms)
+    inputs = (torch.randn(M, K, device=device).to(weight.dtype) for M in ms)
     return [measure(x, weights, bandwidth, seconds) for x in inputs]
 
 

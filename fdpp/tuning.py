@@ -39,7 +39,7 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
     ``weights``: copies of a ``[N, K]`` weight that together exceed the caches. ``seconds``: budget of the measurement.
     """
     (N, K), dtype, device = weights[0].shape, dtype_name(weights[0].dtype), str(weights[0].device)
-    x = _normal(M, K, seed=M).to(weights[0].dtype).to(device)
+    x = _normal(M, K, device, seed=M).to(weights[0].dtype)
     host, index = dataflow.host_of(device)
     functions = candidates(host, index, M, dtype)
 
@@ -125,7 +125,7 @@ def tune(
             done += len(rows) - len(missing)
             if not missing:
                 continue
-            weight = _normal(N, K, seed=N).mul_(K**-0.5).to(torch_dtype(dtype)).to(device)
+            weight = _normal(N, K, device, seed=N).mul_(K**-0.5).to(torch_dtype(dtype))
             weights = [weight.clone() for _ in range(timing.cold_copies(weight.nbytes, device))]
             for M in missing:
                 if progress:
@@ -140,7 +140,7 @@ def tune(
     return path
 
 
-def _normal(rows: int, columns: int, seed: int) -> torch.Tensor:
-    """float32 on the CPU, whatever torch's default dtype, device and generator are."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device="cpu")
+def _normal(rows: int, columns: int, device: str, seed: int) -> torch.Tensor:
+    """float32, whatever torch's default dtype, device and generator are."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device=device)
