@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def plot(runs: Iterable[Run], path: Path) -> None:
     figure, panels = pyplot().subplots(len(devices), 1, figsize=(9, 3.2 * len(devices)), squeeze=False)
     for panel, (device, benches) in zip(panels[:, 0], sorted(devices.items()), strict=True):
         for what, mine in sorted(benches.items()):
-            speeds, dates = relative_speeds(mine), [run["date"][:10] for run in mine]
+            speeds, dates = relative_speeds(mine), [datetime.fromisoformat(run["date"]) for run in mine]
             panel.plot(dates, speeds, marker="o", label=what)
             for date, speed, run in zip(dates, speeds, mine, strict=True):
                 panel.annotate(run["commit"], (date, speed), fontsize=6, rotation=30)
