@@ -1,5 +1,6 @@
 # make demo: build in .venv and decode the packaged SmolLM2-135M-Instruct; MODEL= takes any id, directory or GGUF file.
 # make test: the same set-up, then every test.
+# make docs: the README and docs/ as a site, in build/docs.
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
@@ -19,7 +20,7 @@ require = @$(1) >/dev/null 2>&1 || { echo "fdpp: $(2)" >&2; exit 1; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test lint format hipify sanitize bench clean
+.PHONY: help demo test docs lint format hipify sanitize bench clean
 # Two pips at once would spoil the environment.
 .NOTPARALLEL:
 
@@ -44,6 +45,11 @@ $(VENV)/.dependencies: constraints.txt
 $(VENV)/.test-dependencies: $(VENV)/.dependencies
 	$(call say,installing pytest$(,) the linters and matplotlib ...)
 	@$(PIP) pytest ruff mypy matplotlib -c $(VENV)/constraints.txt
+	@touch $@
+
+$(VENV)/.docs-dependencies: $(VENV)/.dependencies
+	$(call say,installing mkdocs and mkdocstrings ...)
+	@$(PIP) mkdocs mkdocstrings mkdocstrings-python ruff -c $(VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/nvcc/.complete: $(VENV)/.dependencies
@@ -78,6 +84,12 @@ $(VENV)/.built-for-tests: $(VENV)/.dependencies $(SOURCES)
 test: $(VENV)/.built-for-tests $(VENV)/.test-dependencies $(VENV)/nvcc/.complete
 	$(call say,running the tests ...)
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+# A link or an anchor that leads nowhere is an error.
+docs: $(VENV)/.docs-dependencies
+	$(call say,rendering the documentation ...)
+	@$(BIN)/mkdocs build --strict --quiet
+	$(call say,open build/docs/index.html)
 
 lint: $(VENV)/.test-dependencies
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

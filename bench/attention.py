@@ -178,6 +178,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     rows = []
+    path = arguments.out / f"attention_{harness.slug(arguments.device)}.json"
     for heads in arguments.heads:
         bandwidth = timing.memory_bandwidth(arguments.device)
         for dtype in arguments.dtypes:
@@ -185,10 +186,10 @@ def main() -> None:
                 for context in arguments.contexts:
                     if cache_bytes(batch, context, heads, dtype) <= arguments.max_gib * 2**30:
                         rows.append(measure(batch, context, heads, dtype, arguments, bandwidth))
+                        harness.write_json(path, arguments.device, is_final=False, bandwidth=bandwidth, rows=rows)
     harness.print_table(rows, {key: COLUMNS[key] for key in COLUMNS if any(row[key] is not None for row in rows)})
     for name, why in sorted({reason for row in rows for reason in row["left out"].items()}):
         print(f"left out where it cannot run: {name}: {why}")
-    path = arguments.out / f"attention_{harness.slug(arguments.device)}.json"
     harness.write_json(path, arguments.device, quick=arguments.quick, bandwidth=bandwidth, rows=rows)
     how = f"{torch.get_num_threads()} threads" if arguments.device == "cpu" else "in a graph"
     title = f"Decode attention on {harness.device_name(arguments.device)}, {how}, cold caches"

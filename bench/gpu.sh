@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in one command on a machine that has one:
 #
-#   bench/gpu.sh                        # build, tests, sanitizer, linear, attention, generate
+#   bench/gpu.sh                        # build, tests, linear, step, attention, generate, sanitizer
 #   bench/gpu.sh build tests            # some of it
 #   OUT=/tmp/results bench/gpu.sh       # results elsewhere than in bench/results
 #
@@ -80,6 +80,10 @@ attention() {
   "$PYTHON" bench/attention.py --device cuda --dtypes float16 bfloat16 --out "$OUT"
 }
 
+step() {
+  "$PYTHON" bench/step.py $(has_models || echo --no-transformers) --out "$OUT"
+}
+
 generate() {
   local model
   model=${MODEL:-$("$PYTHON" -m fdpp.demo_model)}
@@ -88,14 +92,15 @@ generate() {
 
 preflight
 if [ $# -eq 0 ]; then
-  set -- build tests sanitizer linear attention
+  set -- build tests linear step attention
   if has_models; then set -- "$@" generate; else echo "generate is left out: it needs what loads models"; fi
+  set -- "$@" sanitizer  # last: it is slow
 fi
 failed=()
 for step in "$@"; do
   case $step in
-    build | tests | sanitizer | linear | attention | generate) ;;
-    *) fail "no step $step; there are build, tests, sanitizer, linear, attention, generate" ;;
+    build | tests | linear | step | attention | generate | sanitizer) ;;
+    *) fail "no step $step; there are build, tests, linear, step, attention, generate, sanitizer" ;;
   esac
   echo "== $step"
   # A subshell of its own keeps its -e, which a condition would switch off.

@@ -61,14 +61,20 @@ def _commit() -> str:
     return (commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) if commit else "unknown"
 
 
-def write_json(path: Path, device: str = "cpu", *, quick: bool = False, **content: object) -> None:
-    """Write one result, with the environment of ``device``, as JSON; it becomes history unless it was a quick one."""
+def write_json(
+    path: Path, device: str = "cpu", *, is_final: bool = True, quick: bool = False, **content: object
+) -> None:
+    """Write one result, with the environment of ``device``, as JSON; it becomes history unless it was a quick one.
+
+    Not final: what a run that is cut short leaves.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(device), **content}
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    if not quick:
-        history.append(path, content)
-    print(f"wrote {path}")
+    if is_final:
+        print(f"wrote {path}")
+        if not quick:
+            history.append(path, content)
 
 
 def print_table(rows: list[dict[str, object]], columns: dict[str, str]) -> None:

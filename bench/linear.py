@@ -250,16 +250,17 @@ def main() -> None:
     if arguments.tune:
         tune(shapes, arguments)
     rows = []
+    path = arguments.out / f"linear_{harness.slug(device)}"
     for dtype in arguments.dtypes:
         for K, N in shapes:
             new = measure_shape(K, N, dtype, arguments.ms, arguments.seconds, device)
             harness.print_table(new, COLUMNS)
             print(flush=True)
             rows += new
+            harness.write_json(path.with_suffix(".json"), device, is_final=False, rows=rows)
     of_dtype = {dtype: [row for row in rows if row["dtype"] == dtype] for dtype in arguments.dtypes}
     summary = [summarise(mine) for mine in of_dtype.values()]
     harness.print_table(summary, SUMMARY)
-    path = arguments.out / f"linear_{harness.slug(device)}"
     harness.write_json(path.with_suffix(".json"), device, quick=arguments.quick, summary=summary, rows=rows)
     how = f"{torch.get_num_threads()} threads" if device == "cpu" else "in a graph"
     for dtype, mine in of_dtype.items():

@@ -144,6 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dtype, device = harness.DTYPES[arguments.dtype], arguments.device
     bandwidth, rows = timing.memory_bandwidth(device), []
+    path = arguments.out / f"step_{harness.slug(device)}.json"
     for name in arguments.models:
         _, hidden, _, layers, heads, kv_heads = MODELS[name]
         token_bytes = 2 * layers * kv_heads * hidden // heads * dtype.itemsize
@@ -167,8 +168,9 @@ def main() -> None:
                 "share": bound / time_of["captured"], "tokens/s": batch / time_of["captured"],
                 "transformers ms": other and other * 1e3, "x transformers": other and other / time_of["captured"],
             })  # fmt: skip
+        harness.write_json(path, device, is_final=False, bandwidth=bandwidth, rows=rows)
     harness.print_table(rows, COLUMNS)
-    harness.write_json(arguments.out / f"step_{harness.slug(device)}.json", device, bandwidth=bandwidth, rows=rows)
+    harness.write_json(path, device, bandwidth=bandwidth, rows=rows)
 
 
 if __name__ == "__main__":

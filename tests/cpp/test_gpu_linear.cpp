@@ -35,10 +35,11 @@ void check_flat_gemm(simt::Machine machine, LinearSize size, Layout layout, int 
   p.tile = config / kNumSpreads;
   const FlatTile& tile = tiles.of(p.columns)[p.tile];
   const FlatWork work = flat_work(size.N, size.K, size.M, p.columns, tile);
-  p.blocks = flat_blocks(work, kSpreads[config % kNumSpreads], kResident);
+  const int spread = kSpreads[config % kNumSpreads];
+  p.blocks = tile.direct ? direct_blocks(size.N, spread, kResident) : flat_blocks(work, spread, kResident);
   std::vector<float> partial(flat_partial_floats(p.blocks, p.columns, tile), NAN);
   std::vector<int32_t> arrivals(work.tiles);
-  if (shares_tiles(work, p.blocks)) p.partial = partial.data(), p.arrivals = arrivals.data();
+  if (!tile.direct && shares_tiles(work, p.blocks)) p.partial = partial.data(), p.arrivals = arrivals.data();
   simt::run(machine, p, 1);
   linear.check(name("flat_gemm", machine, config));
 }
