@@ -10,9 +10,10 @@ from collections.abc import Iterable
 
 import pytest
 
-# Compilers, builds, benches and a real model: what takes long however few its cases are.
+# Compilers, builds, benches, processes and a real model: what takes long however few its cases are.
 SLOW = (
     "tests/bench/test_scripts.py",
+    "tests/cli/test_process.py",
     "tests/compile/",
     "tests/engine/test_real_model.py",
     "tests/test_backends_build.py",
