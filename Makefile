@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 # What the tests want built; `make test TEST_BACKENDS=cpu,cuda,simt` where there is a GPU.
 TEST_BACKENDS ?= cpu,simt
 SOURCES := $(shell find csrc -type f) setup.py tools/device_compilers.py pyproject.toml
+# For clang-format; not csrc/hip/*.hip, which `make hipify` writes.
+CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 # What belongs to nvcc is pinned together, and installed apart: a CUDA build of torch brings packages of the same names.
 NVCC_PINS := $(shell grep '^nvidia-' constraints.txt)
 PIP = $(BIN)/python -m pip install -q $(PIP_ARGS)
@@ -43,8 +45,8 @@ $(VENV)/.dependencies: constraints.txt
 	@touch $@
 
 $(VENV)/.test-dependencies: $(VENV)/.dependencies
-	$(call say,installing pytest$(,) ruff and matplotlib ...)
-	@$(PIP) pytest ruff matplotlib -c $(VENV)/constraints.txt
+	$(call say,installing pytest$(,) the linters and matplotlib ...)
+	@$(PIP) pytest ruff mypy clang-format matplotlib -c $(VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/.docs-dependencies: $(VENV)/.dependencies
@@ -93,9 +95,12 @@ docs: $(VENV)/.docs-dependencies
 
 lint: $(VENV)/.test-dependencies
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 format: $(VENV)/.test-dependencies
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	@$(BIN)/clang-format -i $(CPP)
 
 # csrc/hip/*.hip from csrc/cuda/*.cu; the tests fail where they are stale.
 hipify: $(VENV)/.dependencies

@@ -190,7 +190,7 @@ def main() -> None:
     harness.print_table(rows, {key: COLUMNS[key] for key in COLUMNS if any(row[key] is not None for row in rows)})
     for name, why in sorted({reason for row in rows for reason in row["left out"].items()}):
         print(f"left out where it cannot run: {name}: {why}")
-    harness.write_json(path, arguments.device, bandwidth=bandwidth, rows=rows)
+    harness.write_json(path, arguments.device, quick=arguments.quick, bandwidth=bandwidth, rows=rows)
     how = f"{torch.get_num_threads()} threads" if arguments.device == "cpu" else "in a graph"
     title = f"Decode attention on {harness.device_name(arguments.device)}, {how}, cold caches"
     plot(rows, title, path.with_suffix(".png"))

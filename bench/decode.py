@@ -123,7 +123,12 @@ def measure(arguments: argparse.Namespace) -> None:
     print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s")
     harness.print_table(rows, COLUMNS)
     harness.write_json(
-        arguments.out / "decode_cpu.json", **conditions, read_bandwidth=bandwidth, rows=rows, left_out=left_out
+        arguments.out / "decode_cpu.json",
+        quick=arguments.quick,
+        **conditions,
+        read_bandwidth=bandwidth,
+        rows=rows,
+        left_out=left_out,
     )
 
 

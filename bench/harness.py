@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import subprocess
 from pathlib import Path
 
+import history
 import torch
 
 from fdpp import info
@@ -32,7 +32,7 @@ def device_name(device: str = "cpu") -> str:
 
 def slug(device: str = "cpu") -> str:
     """The device in the name of a file."""
-    return "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "_", device_name(device).lower()).strip("_")
+    return "cpu" if device == "cpu" else history.slug(device_name(device))
 
 
 def environment(device: str = "cpu") -> dict[str, object]:
@@ -61,12 +61,20 @@ def _commit() -> str:
     return (commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) if commit else "unknown"
 
 
-def write_json(path: Path, device: str = "cpu", *, is_final: bool = True, **content: object) -> None:
-    """Write one result, with the environment of ``device``, as JSON. Not final: what a run that is cut short leaves."""
+def write_json(
+    path: Path, device: str = "cpu", *, is_final: bool = True, quick: bool = False, **content: object
+) -> None:
+    """Write one result, with the environment of ``device``, as JSON; it becomes history unless it was a quick one.
+
+    Not final: what a run that is cut short leaves.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(device), **content}, indent=1, default=str) + "\n")
+    content = {"environment": environment(device), **content}
+    path.write_text(json.dumps(content, indent=1, default=str) + "\n")
     if is_final:
         print(f"wrote {path}")
+        if not quick:
+            history.append(path, content)
 
 
 def print_table(rows: list[dict[str, object]], columns: dict[str, str]) -> None:

@@ -261,7 +261,7 @@ def main() -> None:
     of_dtype = {dtype: [row for row in rows if row["dtype"] == dtype] for dtype in arguments.dtypes}
     summary = [summarise(mine) for mine in of_dtype.values()]
     harness.print_table(summary, SUMMARY)
-    harness.write_json(path.with_suffix(".json"), device, summary=summary, rows=rows)
+    harness.write_json(path.with_suffix(".json"), device, quick=arguments.quick, summary=summary, rows=rows)
     how = f"{torch.get_num_threads()} threads" if device == "cpu" else "in a graph"
     for dtype, mine in of_dtype.items():
         title = f"Linear layers on {harness.device_name(device)}, {how}, {dtype}, cold caches"

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from fdpp.working_directory import existing_directory
 
 with existing_directory():
     from fdpp import ops
+
+if TYPE_CHECKING:
+    from fdpp.dataflow import explain
+    from fdpp.engine.llm import LLM
 
 try:
     __version__ = version("fdpp")
@@ -23,7 +28,7 @@ __all__ = ["LLM", "__version__", "explain", "ops"]
 _LAZY = {"LLM": "fdpp.engine.llm", "explain": "fdpp.dataflow"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fdpp' has no attribute {name!r}")

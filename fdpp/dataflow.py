@@ -15,13 +15,14 @@ import csv
 import math
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fdpp import native
 from fdpp.dtypes import NAMES, dtype_name
-from fdpp.linear_host import LinearHost
+from fdpp.linear_host import Choice, LinearHost
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ class Row:
 
 
 COLUMNS = [field.name for field in fields(Row)]
-_PARSERS = {"str": str, "int": int, "float": float}
+_PARSERS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
 
 
 def user_table() -> Path | None:
@@ -90,7 +91,7 @@ def read_table(path: Path) -> list[Row]:
         header = next(reader, None)
         if header != COLUMNS:
             raise ValueError(f"{path}: the first line must be {','.join(COLUMNS)}; got {','.join(header or [])!r:.200}")
-        rows: dict[tuple, Row] = {}
+        rows: dict[tuple[object, ...], Row] = {}
         for number, cells in enumerate(reader, start=2):
             if len(rows) >= MAX_ROWS:
                 raise ValueError(f"{path}: more than {MAX_ROWS} rows")
@@ -103,7 +104,7 @@ def _parse(cells: list[str], where: str) -> Row:
     if len(cells) != len(COLUMNS):
         raise ValueError(f"{where}: expected {len(COLUMNS)} columns, got {len(cells)}")
     try:
-        row = Row(*(_PARSERS[field.type](cell) for field, cell in zip(fields(Row), cells, strict=True)))
+        row = Row(*(_PARSERS[str(field.type)](cell) for field, cell in zip(fields(Row), cells, strict=True)))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     known_dtype = row.dtype in NAMES
@@ -182,7 +183,7 @@ def tables() -> dict[Path, list[Row]]:
 
 def install() -> None:
     """Hand the tables to the libraries in place of those they had: of those for the CPU, the rows of this processor."""
-    rows: dict[str, dict[tuple, Row]] = {}
+    rows: dict[str, dict[tuple[object, ...], Row]] = {}
     for table in tables().values():
         for row in table:
             rows.setdefault(row.device, {})[row.key] = row
@@ -191,9 +192,9 @@ def install() -> None:
     for host in hosts.values():
         host.clear_tables()
     for device, mine in rows.items():
-        host = hosts.get(_backend_of(device))
-        if host and (host is not hosts["cpu"] or device == processor):
-            host.set_table(device, [(row.dtype, row.N, row.K, row.M, row.impl, row.config) for row in mine.values()])
+        owner = hosts.get(_backend_of(device))
+        if owner and (owner is not hosts["cpu"] or device == processor):
+            owner.set_table(device, [(row.dtype, row.N, row.K, row.M, row.impl, row.config) for row in mine.values()])
     set_batch_invariant(_batch_invariant)
 
 
@@ -268,7 +269,7 @@ def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", devic
     return f"{what}\n{_reason(choice, name, dtype, N, K, M)}"
 
 
-def _reason(choice: dict[str, object], device: str, dtype: str, N: int, K: int, M: int) -> str:
+def _reason(choice: Choice, device: str, dtype: str, N: int, K: int, M: int) -> str:
     if choice["source"] == "batch_invariant":
         return "for all M, as results are to be batch-invariant"
     if choice["source"] == "rule":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 MODELS_EXTRA = ("transformers", "tokenizers", "safetensors", "gguf", "huggingface_hub")
@@ -71,7 +72,7 @@ def _processor() -> dict[str, object]:
 def _gpus() -> dict[str, object]:
     import torch
 
-    found = {}
+    found: dict[str, object] = {}
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         architecture = getattr(gpu, "gcnArchName", f"{gpu.major}.{gpu.minor}")
@@ -85,14 +86,14 @@ def _gpus() -> dict[str, object]:
 def _build() -> dict[str, object]:
     from fdpp import native
 
-    return dict(native.load().build_info())
+    return {**native.load().build_info()}
 
 
 def _libraries() -> dict[str, object]:
     from fdpp import native
 
     problem = native.load_gpu()
-    return native.libraries() | ({"problem": problem} if problem else {})
+    return {**native.libraries(), **({"problem": problem} if problem else {})}
 
 
 def _tables() -> dict[str, object]:
@@ -103,14 +104,14 @@ def _tables() -> dict[str, object]:
     devices = {native.linear_host().device_name()}
     if (vendor := native.gpu_vendor()) and native.is_loaded(vendor):
         devices |= {native.linear_host(vendor).device_name(i) for i in range(torch.cuda.device_count())}
-    found = {}
+    found: dict[str, object] = {}
     for path, rows in dataflow.tables().items():
         mine = sum(row.device in devices for row in rows)
         found[str(path)] = f"{mine} of {len(rows)} rows for the devices of this machine"
     return found
 
 
-def _attempt(topic) -> dict[str, object]:
+def _attempt(topic: Callable[[], dict[str, object]]) -> dict[str, object]:
     try:
         return topic()
     except (ImportError, OSError, ValueError) as error:

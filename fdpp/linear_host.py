@@ -6,6 +6,7 @@ The functions are those of csrc/torch/shared/linear_choice.cpp, which every libr
 from __future__ import annotations
 
 import ctypes
+from typing import TypedDict
 
 from fdpp.dtypes import NAMES
 
@@ -25,6 +26,14 @@ _SIGNATURES = {
     ),
     "fdpp_set_batch_invariant": (None, [ctypes.c_int]),
 }
+
+
+class Choice(TypedDict):
+    """What ``linear`` does for a shape."""
+
+    impl: str  # one of IMPLEMENTATIONS
+    config: int  # of ``flat_gemm``; -1 where there is none
+    source: str  # one of SOURCES
 
 
 class LinearHost:
@@ -79,8 +88,8 @@ class LinearHost:
         if problem:
             raise ValueError(problem.decode())
 
-    def choice(self, dtype: str, N: int, K: int, M: int, index: int = 0) -> dict[str, object]:
-        """What ``linear`` does for a shape: ``impl``, ``config``, and its ``source``, one of ``SOURCES``.
+    def choice(self, dtype: str, N: int, K: int, M: int, index: int = 0) -> Choice:
+        """What ``linear`` does for a shape.
 
         Raises:
             ValueError: an unknown dtype or device.

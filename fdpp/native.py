@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib
 from pathlib import Path
+from types import ModuleType
 
 from fdpp.linear_host import LinearHost
 
@@ -13,7 +14,7 @@ BACKENDS = ("core", "cuda", "hip", "simt")
 
 
 @functools.cache
-def load(library: str = "_core"):
+def load(library: str = "_core") -> ModuleType:
     """Import ``fdpp.<library>``, which registers its operators with torch, and return the module.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fdpp import native
@@ -52,7 +52,7 @@ def memory_bandwidth(device: str = "cpu", repeats: int = 3) -> float:
 
 
 def interleave(
-    candidates: dict[str, Function], *, copies: int, seconds: float, min_rounds: int = 5, device: str = "cpu"
+    candidates: Mapping[str, Function], *, copies: int, seconds: float, min_rounds: int = 5, device: str = "cpu"
 ) -> dict[str, list[float]]:
     """Time the candidates side by side, so that a machine that is slow for a while is slow for everybody.
 

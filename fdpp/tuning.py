@@ -5,6 +5,7 @@ Source: the offline profiling of FlashDecoding++ (arXiv 2311.01282), section 5.
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 from collections.abc import Callable, Iterable
@@ -19,13 +20,16 @@ from fdpp.linear_host import LinearHost
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measured
 MAX_WEIGHT_BYTES = 8 << 30
 
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``x [M, K] @ weight [N, K].T``."""
 
-def candidates(host: LinearHost, index: int, M: int, dtype: str) -> dict[tuple[str, int], Callable]:
+
+def candidates(host: LinearHost, index: int, M: int, dtype: str) -> dict[tuple[str, int], Product]:
     """(impl, config) -> function of (x, weight), for everything that can compute ``M`` rows on device ``index``."""
-    found: dict[tuple[str, int], Callable] = {("gemv", -1): ops.gemv, ("aten", -1): torch.nn.functional.linear}
+    found: dict[tuple[str, int], Product] = {("gemv", -1): ops.gemv, ("aten", -1): torch.nn.functional.linear}
     if M <= 64:
         for config in range(host.flat_gemm_configs(dtype, index)):
-            found["flat_gemm", config] = lambda x, weight, config=config: ops.flat_gemm(x, weight, config=config)
+            found["flat_gemm", config] = functools.partial(ops.flat_gemm, config=config)
     return found
 
 
@@ -38,10 +42,14 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
     x = _normal(M, K, device, seed=M).to(weights[0].dtype)
     host, index = dataflow.host_of(device)
     functions = candidates(host, index, M, dtype)
+
+    def on_copy(product: Product) -> timing.Function:
+        return lambda copy: product(x, weights[copy])
+
     with torch.inference_mode():
         exact = x.double() @ weights[0].double().T
         times = timing.interleave(
-            {str(key): lambda copy, fn=fn: fn(x, weights[copy]) for key, fn in functions.items()},
+            {str(key): on_copy(product) for key, product in functions.items()},
             copies=len(weights),
             seconds=seconds,
             device=device,

@@ -11,7 +11,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch  # noqa: E402
 
+from tests.quick import sample  # noqa: E402
+
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items):
+    for item in sample(items):
+        item.add_marker(pytest.mark.quick)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -120,6 +120,7 @@ def test_the_source_distribution_builds_on_its_own(tmp_path):
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data") if hasattr(tarfile, "data_filter") else file.extractall(tmp_path)
     (folder,) = tmp_path.glob("fdpp-*/")
+    assert (folder / "fdpp" / "py.typed").exists()
     asked = subprocess.run([sys.executable, "setup.py", "--version"], cwd=folder, capture_output=True, text=True)
     assert asked.returncode == 0, asked.stderr
     assert "fdpp: builds against torch" in asked.stderr

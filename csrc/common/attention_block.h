@@ -64,7 +64,8 @@ FDPP_INLINE AttentionBlock attention_block(const AttentionParams& p, int index, 
   block.out_of_range = given < 0 || given > p.capacity;
   const int length = block.out_of_range ? 0 : given;
   block.first_query = length - p.query_len;
-  const int first_key = p.window >= 0 && block.first_query > p.window ? block.first_query - static_cast<int>(p.window) : 0;
+  const int first_key =
+      p.window >= 0 && block.first_query > p.window ? block.first_query - static_cast<int>(p.window) : 0;
   block.keys = split_range(first_key, length, block.split, p.num_splits, tile);
   const int splits = nonempty_splits(length - first_key, p.num_splits, tile);
   block.splits = splits < 1 ? 1 : splits;

@@ -95,7 +95,8 @@ class DecodeAttention {
     softmax.weigh(x, key);
     const typename Fragment::Probabilities probabilities = Fragment::pack(x);
     FDPP_UNROLL
-    for (int f = 0; f < D / kFragment; ++f) Fragment::multiply_values(softmax.o[f], probabilities, v + f * kFragment, kStride);
+    for (int f = 0; f < D / kFragment; ++f)
+      Fragment::multiply_values(softmax.o[f], probabilities, v + f * kFragment, kStride);
   }
 
   // The rows that exist. `poison` is NaN where the inputs name what does not exist: a kernel can raise no error.

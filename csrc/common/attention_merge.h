@@ -168,7 +168,8 @@ class AttentionMerge {
     const int row = vector / kVectors;
     const float sum = P::shared_load(result_ + row);
     const int64_t token = int64_t{block_.batch} * p_.query_len + block_.token(p_, row);
-    T* const out = static_cast<T*>(p_.out) + (token * p_.query_heads + block_.head(p_, row)) * D + vector % kVectors * kVector;
+    T* const out =
+        static_cast<T*>(p_.out) + (token * p_.query_heads + block_.head(p_, row)) * D + vector % kVectors * kVector;
     FDPP_UNROLL
     for (int e = 0; e < kVector; ++e) out[e] = narrow<P, T>(sum == 0.0f ? 0.0f : o[e] / sum);
   }
@@ -182,7 +183,8 @@ class AttentionMerge {
   FDPP_INLINE void load_sums(Bytes16 (&x)[kStaged], const float* states, int begin, int count) const {
     FDPP_UNROLL
     for (int i = 0; i < kStaged; ++i) {
-      const int item = begin + i * kThreads + P::thread_index(), state = item / kSumVectors, vector = item % kSumVectors;
+      const int item = begin + i * kThreads + P::thread_index(), state = item / kSumVectors,
+                vector = item % kSumVectors;
       if (stored(vector) && state < count) {
         x[i] = P::coherent_load16(states + state * attention_state_floats(D) + kRowTile * D + vector * kVector);
       }
@@ -191,7 +193,8 @@ class AttentionMerge {
   FDPP_INLINE void store_sums(const Bytes16 (&x)[kStaged], const Sums& sums, int begin, int count) const {
     FDPP_UNROLL
     for (int i = 0; i < kStaged; ++i) {
-      const int item = begin + i * kThreads + P::thread_index(), state = item / kSumVectors, vector = item % kSumVectors;
+      const int item = begin + i * kThreads + P::thread_index(), state = item / kSumVectors,
+                vector = item % kSumVectors;
       if (!stored(vector) || state >= count) continue;
       float* const to = vector * kVector < kRowTile ? sums.l : sums.r;
       FDPP_UNROLL

@@ -14,18 +14,18 @@ namespace fdpp {
 struct AttentionCosts {
   double iteration = 1.25e-6;  // of a block: a tile of each of its warps, where memory is not the bound
   double start = 5.4e-6;       // until the first keys are there, and to store the result
-  double next = 3.2e-6;        // the same for each later wave, where other blocks of the multiprocessor hide a part of it
-  double next_alone = 11e-6;   // and where there are no others
-  double share = 2.9e-6;       // of sequences that are split: their states go through memory
-  double split = 1e-7;         // and for each of their splits
-  double reachable = 0.95;     // of the bandwidth that the maker states
+  double next = 3.2e-6;  // the same for each later wave, where other blocks of the multiprocessor hide a part of it
+  double next_alone = 11e-6;  // and where there are no others
+  double share = 2.9e-6;      // of sequences that are split: their states go through memory
+  double split = 1e-7;        // and for each of their splits
+  double reachable = 0.95;    // of the bandwidth that the maker states
 };
 
 struct AttentionMachine {
   int multiprocessors;
-  double bandwidth;                      // bytes per second; 0: unknown
+  double bandwidth;                       // bytes per second; 0: unknown
   AttentionTiles tiles[kAttentionTiles];  // warps 0: there is no such tile
-  int resident[kAttentionTiles];         // blocks of each that run on a multiprocessor at a time; 0: the tile does not fit
+  int resident[kAttentionTiles];  // blocks of each that run on a multiprocessor at a time; 0: the tile does not fit
 };
 
 struct AttentionPlan {
@@ -36,7 +36,8 @@ struct AttentionPlan {
 // multiprocessors have all their blocks nonetheless, unless there are fewer blocks than multiprocessors.
 inline double attention_cost(int64_t blocks, int num_splits, int64_t iterations, double iteration_bytes, int resident,
                              const AttentionMachine& machine, const AttentionCosts& costs) {
-  const int64_t at_a_time = int64_t{machine.multiprocessors} * resident, waves = blocks / at_a_time, rest = blocks % at_a_time;
+  const int64_t at_a_time = int64_t{machine.multiprocessors} * resident, waves = blocks / at_a_time,
+                rest = blocks % at_a_time;
   const auto wave = [&](int64_t count) {
     const double bytes = static_cast<double>(count) * iteration_bytes;
     return static_cast<double>(iterations) * std::max(costs.iteration, bytes / (costs.reachable * machine.bandwidth));

@@ -14,7 +14,7 @@ struct AttentionTiles {
   int blocks;        // of a multiprocessor, that registers must leave room for
 };
 
-constexpr int kKeyTile = 16;       // keys that a warp takes at a time
+constexpr int kKeyTile = 16;        // keys that a warp takes at a time
 constexpr int kAttentionTiles = 2;  // small blocks; and one large block of a multiprocessor, of more warps
 
 // Copies that bypass registers: 99 KiB is what a block can have on the smallest of these parts; larger parts run two or three

@@ -11,7 +11,8 @@ constexpr int kChunk = 8;
 // Whether chunks can be accessed whole: everything begins at multiples of 16 bytes. Strides count elements.
 template <typename T>
 FDPP_INLINE bool is_whole(const void* data, int64_t stride) {
-  return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(stride * static_cast<int64_t>(sizeof(T)))) % 16 == 0;
+  return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(stride * static_cast<int64_t>(sizeof(T)))) % 16 ==
+         0;
 }
 
 // Conversions by the hardware's instructions; from_float() rounds as they do.

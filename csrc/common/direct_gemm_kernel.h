@@ -21,7 +21,8 @@ class DirectGemm {
  private:
   using Fragment = typename P::template Fragments<T>;
   static constexpr int kWarps = kTile.warps, kRing = kTile.stages, kRows = kTile.rows;
-  static constexpr int kSlice = kTile.depth, kPieces = kSlice / Fragment::kDirectDepth;  // of K that a warp takes at a time
+  static constexpr int kSlice = kTile.depth,
+                       kPieces = kSlice / Fragment::kDirectDepth;  // of K that a warp takes at a time
   static constexpr int kRowFragments = kRows / kFragment, kColumnFragments = kColumns / Fragment::kInputs;
   static constexpr int kSumStride = kColumns + 1;  // between rows of the weight in shared memory: odd, for its banks
   static constexpr int kSumFloats = kRows * kSumStride;
@@ -31,7 +32,8 @@ class DirectGemm {
  public:
   static constexpr int kThreads = kWarps * P::kWarpSize;
   static constexpr int kBlocks = kTile.blocks;
-  static constexpr int kSharedBytes = 2 * kWarps * kSumFloats * static_cast<int>(sizeof(float));  // of two tiles in turn
+  static constexpr int kSharedBytes =
+      2 * kWarps * kSumFloats * static_cast<int>(sizeof(float));  // of two tiles in turn
   static_assert(kSharedBytes <= kTile.shared_limit);
 
   static int64_t blocks(const FlatGemmParams& p) { return p.blocks; }
@@ -87,7 +89,9 @@ class DirectGemm {
     const T* weight;
     int row, k, step;
   };
-  FDPP_INLINE static int first_k(int warp) { return warp * kSlice + Fragment::direct_element(P::thread_index() % P::kWarpSize); }
+  FDPP_INLINE static int first_k(int warp) {
+    return warp * kSlice + Fragment::direct_element(P::thread_index() % P::kWarpSize);
+  }
   FDPP_INLINE static int lane_row() { return Fragment::direct_row(P::thread_index() % P::kWarpSize); }
   FDPP_INLINE static Place first_place(const LinearParams& p, int row) {
     const int k = first_k(P::thread_index() / P::kWarpSize);
@@ -103,7 +107,8 @@ class DirectGemm {
   }
 
   // Starts the loads of the slice at `place`, and moves on. What lies beyond the block's rows and K is zero.
-  FDPP_INLINE static void load(const LinearParams& p, Place& place, int end, int steps_per_tile, bool aligned, Weights& weights) {
+  FDPP_INLINE static void load(const LinearParams& p, Place& place, int end, int steps_per_tile, bool aligned,
+                               Weights& weights) {
     FDPP_UNROLL
     for (int f = 0; f < kRowFragments; ++f) {
       FDPP_UNROLL
@@ -114,7 +119,9 @@ class DirectGemm {
         for (int piece = 0; piece < kPieces; ++piece) {
           const int offset = piece * Fragment::kDirectDepth;
           const int64_t left = row < end ? p.K - place.k - offset : 0;
-          weights[f][piece][half] = left <= 0 ? Bytes16{} : aligned ? P::stream_load(from + offset) : elements(from + offset, left);
+          weights[f][piece][half] = left <= 0 ? Bytes16{}
+                                    : aligned ? P::stream_load(from + offset)
+                                              : elements(from + offset, left);
         }
       }
     }

@@ -42,9 +42,11 @@ class FlatGemm {
 
   FDPP_DEVICE static void run(const FlatGemmParams& params) {
     const LinearParams& p = params.linear;
-    constexpr FlatTile tile_shape = kTile;  // as a value of its own: not every compiler folds a member that is passed on
+    constexpr FlatTile tile_shape =
+        kTile;  // as a value of its own: not every compiler folds a member that is passed on
     const FlatWork work = flat_work(p.N, p.K, p.M, kColumns, tile_shape);
-    const int64_t begin = work.begin(P::block_index(), params.blocks), end = work.begin(P::block_index() + 1, params.blocks);
+    const int64_t begin = work.begin(P::block_index(), params.blocks),
+                  end = work.begin(P::block_index() + 1, params.blocks);
     const int warp = P::thread_index() / P::kWarpSize;
     const int steps = static_cast<int>(end - begin);
     Stream stream(p, work, P::shared_memory() + warp * Stream::kBytes, begin, steps);
@@ -127,7 +129,9 @@ class FlatGemm {
     if (first == last) return store(params.linear, work, tile, of_warps);
 
     // A block has up to two tiles that it shares: one that it ends, and one that it begins.
-    const auto partial = [&](int64_t block) { return params.partial + (2 * block + (block == first ? 1 : 0)) * kTileFloats; };
+    const auto partial = [&](int64_t block) {
+      return params.partial + (2 * block + (block == first ? 1 : 0)) * kTileFloats;
+    };
     float* const mine = partial(P::block_index());
     for (int i = P::thread_index(); i < kTileFloats; i += kThreads) mine[i] = of_warps(i % kRows, i / kRows);
     P::publish();
@@ -140,7 +144,8 @@ class FlatGemm {
     if (P::shared_load(is_last) == 0) return;
     store(params.linear, work, tile, [&](int row, int column) {
       float sum = 0.0f;
-      for (int64_t block = first; block <= last; ++block) sum += P::coherent_load(partial(block) + column * kRows + row);
+      for (int64_t block = first; block <= last; ++block)
+        sum += P::coherent_load(partial(block) + column * kRows + row);
       return sum;
     });
   }

@@ -135,7 +135,8 @@ inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const Fl
 // and their order are then the same. kBalanced is none of these spreads, as its shares begin where the number of tiles says.
 constexpr int kBatchInvariantColumns = 16;
 
-inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N, int64_t K) {
+inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N,
+                                         int64_t K) {
   if (dtype == DType::f32) return {Impl::aten, -1, Source::batch_invariant};
   const FlatTile tile = tiles.of(kBatchInvariantColumns)[0];
   const FlatWork work = flat_work(N, K, 1, kBatchInvariantColumns, tile);

@@ -100,7 +100,8 @@ struct FragmentsM16N8K16 {
   static constexpr int kDirectDepth = 32;
   FDPP_INLINE static int direct_row(int lane) { return lane / 4; }
   FDPP_INLINE static int direct_element(int lane) { return lane % 4 * 8; }
-  FDPP_INLINE static void multiply_direct(float (&c)[kOutputs], const Bytes16& upper, const Bytes16& lower, const Bytes16& x) {
+  FDPP_INLINE static void multiply_direct(float (&c)[kOutputs], const Bytes16& upper, const Bytes16& lower,
+                                          const Bytes16& x) {
     FDPP_UNROLL
     for (int i = 0; i < 4; i += 2) {
       const uint32_t a[4] = {upper.words[i], lower.words[i], upper.words[i + 1], lower.words[i + 1]};

@@ -54,7 +54,8 @@ struct FragmentsWave32 {
     const uint16_t* column = reinterpret_cast<const uint16_t*>(v) + P::thread_index() % 16;
     uint32_t a[8];
     for (int i = 0; i < 8; ++i) {
-      const uint32_t low = P::shared_load(column + 2 * i * stride), high = P::shared_load(column + (2 * i + 1) * stride);
+      const uint32_t low = P::shared_load(column + 2 * i * stride),
+                     high = P::shared_load(column + (2 * i + 1) * stride);
       a[i] = low | high << 16;
     }
     P::template multiply<T>(o, a, p.b);

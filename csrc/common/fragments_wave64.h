@@ -53,7 +53,8 @@ struct FragmentsWave64 {
     const uint16_t* column = reinterpret_cast<const uint16_t*>(v) + lane / 16 * 4 * stride + lane % 16;
     Bytes8 a;
     for (int i = 0; i < 2; ++i) {
-      const uint32_t low = P::shared_load(column + 2 * i * stride), high = P::shared_load(column + (2 * i + 1) * stride);
+      const uint32_t low = P::shared_load(column + 2 * i * stride),
+                     high = P::shared_load(column + (2 * i + 1) * stride);
       a.words[i] = low | high << 16;
     }
     P::template multiply<T>(o, a, p);

@@ -14,7 +14,8 @@ template <typename P, typename T, int kRows>
 class Gemv {
   static constexpr GemvTile kTile = P::kGemvTile;
   static constexpr int kOutputs = kTile.outputs, kWarps = kTile.warps;
-  static_assert(kTile.outputs % 2 == 0 && (kWarps & (kWarps - 1)) == 0, "gate and up in one warp; teams that divide a block");
+  static_assert(kTile.outputs % 2 == 0 && (kWarps & (kWarps - 1)) == 0,
+                "gate and up in one warp; teams that divide a block");
   using Sums = float[kOutputs][kRows];
 
  public:

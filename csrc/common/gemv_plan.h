@@ -20,7 +20,8 @@ inline int plan_gemv_team(int64_t N, int64_t K, int64_t M, int64_t resident_bloc
     const int64_t teams = (N + tile.outputs - 1) / tile.outputs, teams_of_block = tile.warps >> team_log2;
     const int64_t blocks = (teams + teams_of_block - 1) / teams_of_block * row_tiles;
     const int64_t waves = (blocks + resident_blocks - 1) / resident_blocks;
-    return static_cast<double>(teams * row_tiles << team_log2) / static_cast<double>(waves * resident_blocks * tile.warps);
+    return static_cast<double>(teams * row_tiles << team_log2) /
+           static_cast<double>(waves * resident_blocks * tile.warps);
   };
   int most = 0;
   while (2 << most <= tile.warps && K >= batch * (2 << most)) ++most;

@@ -65,10 +65,12 @@ Result with_kernel(const FlatGemmParams& p, Use use) {
         case 0: return use(std::type_identity<FlatGemm<P, T, kColumns, 0>>{});
         case 1: return use(std::type_identity<FlatGemm<P, T, kColumns, 1>>{});
         case 2:
-          if constexpr (P::flat_tile(kColumns, 2).rows > 0) return use(std::type_identity<DirectGemm<P, T, kColumns, 2>>{});
+          if constexpr (P::flat_tile(kColumns, 2).rows > 0)
+            return use(std::type_identity<DirectGemm<P, T, kColumns, 2>>{});
           break;
         case 3:
-          if constexpr (P::flat_tile(kColumns, 3).rows > 0) return use(std::type_identity<FlatGemm<P, T, kColumns, 3>>{});
+          if constexpr (P::flat_tile(kColumns, 3).rows > 0)
+            return use(std::type_identity<FlatGemm<P, T, kColumns, 3>>{});
       }
       return Result{};
     };
@@ -94,7 +96,8 @@ template <typename Result, typename P, typename Use>
 Result with_kernel(const NormParams& p, Use use) {
   return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
     const auto with_width = [&]<int kWidth>(std::integral_constant<int, kWidth>) -> Result {
-      if (p.residual != nullptr && p.residual_dtype == DType::f32) return use(std::type_identity<RmsNorm<P, T, float, kWidth>>{});
+      if (p.residual != nullptr && p.residual_dtype == DType::f32)
+        return use(std::type_identity<RmsNorm<P, T, float, kWidth>>{});
       return use(std::type_identity<RmsNorm<P, T, T, kWidth>>{});
     };
     // Heads (of norms of q and k) and whole tokens.
@@ -105,13 +108,14 @@ Result with_kernel(const NormParams& p, Use use) {
 
 template <typename Result, typename P, typename Use>
 Result with_kernel(const SiluMulParams& p, Use use) {
-  return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<SiluMul<P, T>>{}); });
+  return with_dtype<Result>(
+      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<SiluMul<P, T>>{}); });
 }
 
 template <typename Result, typename P, typename Use>
 Result with_kernel(const RopeParams& p, Use use) {
-  return with_dtype<Result>(p.dtype,
-                            [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<RopeAppend<P, T>>{}); });
+  return with_dtype<Result>(
+      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<RopeAppend<P, T>>{}); });
 }
 
 }  // namespace fdpp

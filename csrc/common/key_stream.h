@@ -17,7 +17,12 @@ class KeyStream {
 
   // Tiles begin `step` keys apart, the first at `first`; keys at and past `end` are zero.
   FDPP_INLINE KeyStream(const AttentionParams& params, const AttentionBlock& block, char* memory, int first, int step)
-      : p_(params), memory_(reinterpret_cast<T*>(memory)), batch_(block.batch), end_(block.keys.end), next_(first), step_(step) {
+      : p_(params),
+        memory_(reinterpret_cast<T*>(memory)),
+        batch_(block.batch),
+        end_(block.keys.end),
+        next_(first),
+        step_(step) {
     run_ = p_.layout.block_table == nullptr ? end_ : static_cast<int>(p_.layout.page_size);
     k_ = static_cast<const T*>(p_.k.data) + block.kv_head * p_.k.head_stride;
     v_ = static_cast<const T*>(p_.v.data) + block.kv_head * p_.v.head_stride;
@@ -41,7 +46,8 @@ class KeyStream {
   FDPP_INLINE bool out_of_range() const { return out_of_range_; }
 
  private:
-  static constexpr int kChunkElements = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunkElements;  // 16 bytes; of a row
+  static constexpr int kChunkElements = 16 / static_cast<int>(sizeof(T)),
+                       kChunks = D / kChunkElements;  // 16 bytes; of a row
 
   // Copies through registers (one stage) need all that there are for what is on its way: none are left for a second form.
   static constexpr bool kRuns = kStages > 1;

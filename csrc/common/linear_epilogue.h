@@ -37,7 +37,9 @@ class FinishLinear {
   static constexpr int kBlocks = 1;
   static constexpr int kSharedBytes = 0;
 
-  static int64_t blocks(const FinishParams& p) { return (p.linear.M * out_columns(p.linear) + kThreads - 1) / kThreads; }
+  static int64_t blocks(const FinishParams& p) {
+    return (p.linear.M * out_columns(p.linear) + kThreads - 1) / kThreads;
+  }
 
   FDPP_DEVICE static void run(const FinishParams& params) {
     P::wait_for_producers();

@@ -15,12 +15,12 @@ struct GemvTile {
 };
 
 struct FlatTile {
-  int rows;          // of the weight (the paper's BN), multiples of 16; 0: there is no such tile
-  int depth;         // elements of K that a warp takes at a time, multiples of 16
-  int warps;         // they take turns along K, each with a pipeline of its own
-  int stages;        // tiles in shared memory per warp; one less is on its way while one is used
-  int shared_limit;  // bytes a block may have
-  int blocks;        // of a multiprocessor, that registers must leave room for
+  int rows;             // of the weight (the paper's BN), multiples of 16; 0: there is no such tile
+  int depth;            // elements of K that a warp takes at a time, multiples of 16
+  int warps;            // they take turns along K, each with a pipeline of its own
+  int stages;           // tiles in shared memory per warp; one less is on its way while one is used
+  int shared_limit;     // bytes a block may have
+  int blocks;           // of a multiprocessor, that registers must leave room for
   bool direct = false;  // direct_gemm_kernel.h: stages are slices in registers, all on their way while one is used
 };
 
@@ -74,7 +74,9 @@ struct LinearTiles {
   int least_columns;
   FlatTile flat[4][kFlatTiles];  // for 8, 16, 32 and 64 columns
 
-  const FlatTile (&of(int columns) const)[kFlatTiles] { return flat[columns <= 8 ? 0 : columns <= 16 ? 1 : columns <= 32 ? 2 : 3]; }
+  const FlatTile (&of(int columns) const)[kFlatTiles] {
+    return flat[columns <= 8 ? 0 : columns <= 16 ? 1 : columns <= 32 ? 2 : 3];
+  }
 
   // How many of the flat tiles, in their order, a device has whose blocks can have so much shared memory.
   int fitting(int shared_bytes) const {

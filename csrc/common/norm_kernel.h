@@ -72,8 +72,8 @@ class RmsNorm {
   }
 
  private:
-  FDPP_INLINE static void store(T* out, float (&values)[kChunk], const float (&factors)[kChunk], float scale, int64_t count,
-                                bool whole) {
+  FDPP_INLINE static void store(T* out, float (&values)[kChunk], const float (&factors)[kChunk], float scale,
+                                int64_t count, bool whole) {
     for (int k = 0; k < kChunk; ++k) values[k] = values[k] * scale * factors[k];
     store_chunk<P>(out, values, count, whole);
   }

@@ -36,16 +36,17 @@ struct AttentionParams {
   CacheLayout layout;
   const int32_t* cache_seqlens;  // [B]
   float softmax_scale;
-  int64_t window;  // -1: no limit
-  float softcap;   // 0: none
+  int64_t window;             // -1: no limit
+  float softcap;              // 0: none
   const float* phi;           // [Hq] or null
   const float* alibi_slopes;  // [Hq] or null
   const float* sinks;         // [Hq] or null
   int num_splits;
-  int tile;                     // GPU: attention_tiles.h
-  void* out;                    // [B, Sq, Hq, D], contiguous
-  int64_t* rereference_count;   // [Hq] or null
-  float* partial;  // CPU: [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes; GPU: attention_block.h
+  int tile;                    // GPU: attention_tiles.h
+  void* out;                   // [B, Sq, Hq, D], contiguous
+  int64_t* rereference_count;  // [Hq] or null
+  float*
+      partial;  // CPU: [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes; GPU: attention_block.h
   int64_t capacity;   // slots per sequence
   int32_t* arrivals;  // GPU: attention_block.h
 };
@@ -62,7 +63,7 @@ struct LinearParams {
   const void* bias;  // [N] or null
   void* out;         // [M, out_columns()], contiguous, of out_dtype
   DType out_dtype;
-  void* packed_x;    // CPU: scratch of packed_x_bytes()
+  void* packed_x;  // CPU: scratch of packed_x_bytes()
   // What becomes of the product; the GPU kernels do it on the way (linear_epilogue.h), others as in FinishParams.
   bool gated;            // rows 2 i and 2 i + 1 of the weight are gate and up of column i: silu(gate) * up
   const void* residual;  // [M, out_columns()], of out_dtype, or null: is added
@@ -96,7 +97,7 @@ struct NormParams {
   int64_t rows, inner, width;  // row i of x lies at (i / inner) * outer_stride + (i % inner) * inner_stride
   const void* x;
   int64_t outer_stride, inner_stride;
-  void* residual;      // [rows, width], contiguous, of residual_dtype (dtype or f32), or null
+  void* residual;  // [rows, width], contiguous, of residual_dtype (dtype or f32), or null
   DType residual_dtype;
   const void* weight;  // [width]
   float eps;
@@ -114,7 +115,7 @@ struct SiluMulParams {
 struct RopeParams {
   DType dtype;
   int batch, query_len, query_heads, kv_heads, head_dim, rotated_dim;
-  const void *q, *k, *v;  // [B, Sq, H, D]
+  const void *q, *k, *v;                             // [B, Sq, H, D]
   int64_t q_strides[3], k_strides[3], v_strides[3];  // batch, token, head
   const float *cos, *sin;                            // [max_position, rotated_dim / 2]
   const int32_t* positions;                          // [B, Sq]

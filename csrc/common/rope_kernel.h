@@ -41,7 +41,8 @@ class RopeAppend {
       const T* const k = static_cast<const T*>(p.k) + offset(p.k_strides, b, s, kv_head);
       rotate(p, at(p.k_cache, slot, kv_head), k, p.rotated_dim, position);
     } else {
-      rotate(p, at(p.v_cache, slot, kv_head), static_cast<const T*>(p.v) + offset(p.v_strides, b, s, kv_head), 0, position);
+      rotate(p, at(p.v_cache, slot, kv_head), static_cast<const T*>(p.v) + offset(p.v_strides, b, s, kv_head), 0,
+             position);
     }
   }
 

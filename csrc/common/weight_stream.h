@@ -85,7 +85,8 @@ class WeightStream {
   }
 
   FDPP_INLINE static Operand operand(const void* data, int64_t stride, int64_t row, int64_t rows, int most, int64_t k) {
-    return {static_cast<const T*>(data) + row * stride + k, stride, static_cast<int>(rows - row < most ? rows - row : most)};
+    return {static_cast<const T*>(data) + row * stride + k, stride,
+            static_cast<int>(rows - row < most ? rows - row : most)};
   }
 
   template <bool kWhole, int kCount>

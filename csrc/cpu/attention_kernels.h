@@ -22,8 +22,8 @@ struct AttentionKernels {
   using P = Product<V, T>;
   using Packed = typename P::Packed;
   static constexpr int kTile = kAttentionTile;
-  static constexpr int kRows = 4;    // rows that share the loads of V
-  static constexpr int kVectors = 4; // vectors of a head that o += p V keeps in registers
+  static constexpr int kRows = 4;     // rows that share the loads of V
+  static constexpr int kVectors = 4;  // vectors of a head that o += p V keeps in registers
   static_assert(kTile % V::width == 0 && D % V::width == 0);
 
   // A row's record in params.partial: its state, and its query as the dot products want it.
@@ -95,8 +95,8 @@ struct AttentionKernels {
       if (view.alibi != 0.0f) {
         x = V::fma(V::add(lane, V::broadcast(view.distance)), V::broadcast(view.alibi), x);
       }
-      x = V::select_between(lane, V::broadcast(static_cast<float>(view.low)), V::broadcast(static_cast<float>(view.high)),
-                            x, V::broadcast(-INFINITY));
+      x = V::select_between(lane, V::broadcast(static_cast<float>(view.low)),
+                            V::broadcast(static_cast<float>(view.high)), x, V::broadcast(-INFINITY));
       V::store(t + j, x);
       most = V::max(x, most);
     }
@@ -116,7 +116,8 @@ struct AttentionKernels {
 
   // o = o * rescale + p V for `Rows` rows and `Vectors` vectors of the head, beginning at element d.
   template <int Rows, int Vectors>
-  FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile, int d) {
+  FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile,
+                                     int d) {
     F o[Rows][Vectors];
     for (int r = 0; r < Rows; ++r) {
       for (int c = 0; c < Vectors; ++c) {
@@ -189,7 +190,8 @@ struct AttentionKernels {
   }
 
   // Fills t with the probabilities of one row for a tile, updates its l and r, returns the factor for its o.
-  FDPP_INLINE static float weigh(Row& row, float* t, const AttentionParams& p, const Tile& tile, int head, int64_t query) {
+  FDPP_INLINE static float weigh(Row& row, float* t, const AttentionParams& p, const Tile& tile, int head,
+                                 int64_t query) {
     int64_t low = p.window >= 0 ? query - p.window - tile.begin : 0;
     int64_t high = query - tile.begin;
     low = low > 0 ? low : 0;
@@ -225,7 +227,8 @@ struct AttentionKernels {
         sink = sink_state<WideGuard>(p.sinks[head], p.phi != nullptr ? p.phi[head] : 0.0f);
       }
       MergeReference reference;
-      for (int s = 0; s < p.num_splits; ++s) reference.add(splits[s * num_rows + index].r, splits[s * num_rows + index].l);
+      for (int s = 0; s < p.num_splits; ++s)
+        reference.add(splits[s * num_rows + index].r, splits[s * num_rows + index].l);
       reference.add(sink.reference, sink.l);
       float l = 0.0f;
       F o[D / V::width];

@@ -74,7 +74,8 @@ void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const 
 
 void finish_linear(const Kernels& kernels, const FinishParams& p, const Threads& threads) {
   const int64_t row_bytes = p.linear.N * size_of(p.linear.dtype);
-  for_each_rows(threads, p.linear.M, row_bytes, [&](int64_t begin, int64_t end) { kernels.finish_linear(p, begin, end); });
+  for_each_rows(threads, p.linear.M, row_bytes,
+                [&](int64_t begin, int64_t end) { kernels.finish_linear(p, begin, end); });
 }
 
 void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {

@@ -58,7 +58,8 @@ struct FusedKernels {
 
   static void silu_mul(const SiluMulParams& p, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const T* gate = static_cast<const T*>(p.gate_up) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
+      const T* gate =
+          static_cast<const T*>(p.gate_up) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
       const T* up = gate + p.width;
       T* out = static_cast<T*>(p.out) + row * p.width;
       for (int64_t i = 0; i < p.width; i += V::width) {

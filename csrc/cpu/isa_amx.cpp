@@ -31,7 +31,8 @@ void pack_x(const LinearParams& p, int config) {
 }
 
 void flat_gemm(const LinearParams& p, int config, int64_t begin, int64_t end) {
-  tiled(p, config) ? AmxLinear<AmxTiles>::flat_gemm(p, begin, end) : kAvx512Bf16Kernels.flat_gemm(p, config, begin, end);
+  tiled(p, config) ? AmxLinear<AmxTiles>::flat_gemm(p, begin, end)
+                   : kAvx512Bf16Kernels.flat_gemm(p, config, begin, end);
 }
 
 }  // namespace

@@ -10,22 +10,58 @@
 namespace fdpp::cpu {
 
 // Runs the statement with `T` as the storage type of `dtype`.
-#define FDPP_WITH_TYPE(dtype, ...)                                     \
-  switch (dtype) {                                                     \
-    case DType::f32: { using T = float; __VA_ARGS__; break; }          \
-    case DType::bf16: { using T = ::fdpp::bf16; __VA_ARGS__; break; }  \
-    case DType::f16: { using T = ::fdpp::f16; __VA_ARGS__; break; }    \
+#define FDPP_WITH_TYPE(dtype, ...) \
+  switch (dtype) {                 \
+    case DType::f32: {             \
+      using T = float;             \
+      __VA_ARGS__;                 \
+      break;                       \
+    }                              \
+    case DType::bf16: {            \
+      using T = ::fdpp::bf16;      \
+      __VA_ARGS__;                 \
+      break;                       \
+    }                              \
+    case DType::f16: {             \
+      using T = ::fdpp::f16;       \
+      __VA_ARGS__;                 \
+      break;                       \
+    }                              \
   }
 
 // Runs the statement with `D` as the head dimension.
-#define FDPP_WITH_HEAD_DIM(head_dim, ...)                       \
-  switch (head_dim) {                                           \
-    case 64: { constexpr int D = 64; __VA_ARGS__; break; }      \
-    case 80: { constexpr int D = 80; __VA_ARGS__; break; }      \
-    case 96: { constexpr int D = 96; __VA_ARGS__; break; }      \
-    case 128: { constexpr int D = 128; __VA_ARGS__; break; }    \
-    case 192: { constexpr int D = 192; __VA_ARGS__; break; }    \
-    case 256: { constexpr int D = 256; __VA_ARGS__; break; }    \
+#define FDPP_WITH_HEAD_DIM(head_dim, ...) \
+  switch (head_dim) {                     \
+    case 64: {                            \
+      constexpr int D = 64;               \
+      __VA_ARGS__;                        \
+      break;                              \
+    }                                     \
+    case 80: {                            \
+      constexpr int D = 80;               \
+      __VA_ARGS__;                        \
+      break;                              \
+    }                                     \
+    case 96: {                            \
+      constexpr int D = 96;               \
+      __VA_ARGS__;                        \
+      break;                              \
+    }                                     \
+    case 128: {                           \
+      constexpr int D = 128;              \
+      __VA_ARGS__;                        \
+      break;                              \
+    }                                     \
+    case 192: {                           \
+      constexpr int D = 192;              \
+      __VA_ARGS__;                        \
+      break;                              \
+    }                                     \
+    case 256: {                           \
+      constexpr int D = 256;              \
+      __VA_ARGS__;                        \
+      break;                              \
+    }                                     \
   }
 
 template <typename V>
@@ -75,8 +111,8 @@ struct IsaTable {
   }
 
   static constexpr Kernels kernels(const char* name) {
-    return {name,   attention_split, attention_merge, flat_gemm_configs, packed_x_bytes, pack_x,
-            gemv,   flat_gemm,       finish_linear,   rms_norm,          silu_mul,       rope_append, read_all};
+    return {name,      attention_split, attention_merge, flat_gemm_configs, packed_x_bytes, pack_x,  gemv,
+            flat_gemm, finish_linear,   rms_norm,        silu_mul,          rope_append,    read_all};
   }
 };
 

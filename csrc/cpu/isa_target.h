@@ -11,8 +11,8 @@
 #define FDPP_TARGET_END FDPP_PRAGMA(clang attribute pop)
 #else
 // GCC 12 takes the deliberately undefined operands of its own AVX-512 headers for uninitialised variables (bug 105593).
-#define FDPP_TARGET_BEGIN(features)                                              \
-  FDPP_PRAGMA(GCC diagnostic ignored "-Wuninitialized")                          \
+#define FDPP_TARGET_BEGIN(features)                     \
+  FDPP_PRAGMA(GCC diagnostic ignored "-Wuninitialized") \
   FDPP_PRAGMA(GCC diagnostic ignored "-Wmaybe-uninitialized") FDPP_PRAGMA(GCC target(features))
 #define FDPP_TARGET_END  // to the end of the file: templates are instantiated there
 #endif

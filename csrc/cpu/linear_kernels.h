@@ -111,8 +111,8 @@ struct LinearKernels {
     const Packed* x;
     const T* w;
     int64_t w_stride, length;
-    const T* next;  // the tile to fetch meanwhile, null: none
-    float* partial;  // vectors of sums [MR][NR]
+    const T* next;     // the tile to fetch meanwhile, null: none
+    float* partial;    // vectors of sums [MR][NR]
     bool first, last;  // block of K
   };
 
@@ -121,7 +121,8 @@ struct LinearKernels {
   FDPP_INLINE static void tile(const LinearParams& p, const TileTask& task, int64_t m, int64_t n) {
     typename V::F sums[MR][NR];
     for (int i = 0; i < MR; ++i) {
-      for (int j = 0; j < NR; ++j) sums[i][j] = task.first ? V::zero() : V::load(task.partial + (i * NR + j) * V::width);
+      for (int j = 0; j < NR; ++j)
+        sums[i][j] = task.first ? V::zero() : V::load(task.partial + (i * NR + j) * V::width);
     }
     const T* w = task.w;
     const int64_t stride = task.w_stride;
@@ -183,7 +184,8 @@ struct LinearKernels {
   template <int NR, int MR = kMaxTileRows>
   FDPP_INLINE static void tile_of(int rows, const LinearParams& p, const TileTask& task, int64_t m, int64_t n) {
     if constexpr (MR > 0) {
-      if (rows == MR) return task.next != nullptr ? tile<MR, NR, true>(p, task, m, n) : tile<MR, NR, false>(p, task, m, n);
+      if (rows == MR)
+        return task.next != nullptr ? tile<MR, NR, true>(p, task, m, n) : tile<MR, NR, false>(p, task, m, n);
       tile_of<NR, MR - 1>(rows, p, task, m, n);
     }
   }
@@ -211,11 +213,12 @@ struct LinearKernels {
       const Packed* x = static_cast<const Packed*>(p.packed_x) + p.M * k;
       float* partial = sums;
       for (int64_t n = begin; n < end; n += NR) {
-        TileTask task{nullptr, weight_at(p, n, k), p.weight_stride, length, nullptr, nullptr, kb == 0, kb + 1 == depth.count};
-        const T* next = n + NR < end              ? weight_at(p, n + NR, k)
-                        : kb + 1 < depth.count    ? weight_at(p, begin, k + length)
-                        : end + NR <= p.N         ? weight_at(p, end, 0)
-                                                  : nullptr;
+        TileTask task{nullptr, weight_at(p, n, k),   p.weight_stride, length, nullptr, nullptr,
+                      kb == 0, kb + 1 == depth.count};
+        const T* next = n + NR < end           ? weight_at(p, n + NR, k)
+                        : kb + 1 < depth.count ? weight_at(p, begin, k + length)
+                        : end + NR <= p.N      ? weight_at(p, end, 0)
+                                               : nullptr;
         for (int64_t mb = 0; mb < rows.count; ++mb) {
           const int64_t m = rows.begin(mb), count = rows.begin(mb + 1) - m;
           task.x = x + m * padded(length);

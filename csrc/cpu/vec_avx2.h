@@ -18,7 +18,9 @@ struct Avx2 {
 
   FDPP_INLINE static F load(const float* p) { return _mm256_loadu_ps(p); }
   FDPP_INLINE static F load(const bf16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  FDPP_INLINE static F load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  FDPP_INLINE static F load(const f16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
 
   template <typename T>
   FDPP_INLINE static F load(const T* p, int n) {
@@ -83,7 +85,9 @@ struct Avx2 {
   }
 
  private:
-  FDPP_INLINE static F widen(__m128i bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)); }
+  FDPP_INLINE static F widen(__m128i bits) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
 
   // As from_float<bf16>: nearest even, NaN kept.
   FDPP_INLINE static __m128i narrow(F x) {

@@ -83,8 +83,10 @@ Residency prepare(const Kernel& kernel) {
   const char* wrong = uncaptured.wrong();
   // A block has 48 KiB unless its kernel asks for more. What it runs on is then to prefer shared memory to L1, a hint.
   if (wrong == nullptr && kernel.shared_bytes > 48 * 1024) {
-    wrong = problem(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
-    static_cast<void>(problem(cudaFuncSetAttribute(kernel.function, cudaFuncAttributePreferredSharedMemoryCarveout, 100)));
+    wrong = problem(
+        cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
+    static_cast<void>(
+        problem(cudaFuncSetAttribute(kernel.function, cudaFuncAttributePreferredSharedMemoryCarveout, 100)));
   }
   int blocks = 0;
   if (wrong == nullptr) {

@@ -156,7 +156,9 @@ struct Nvidia {
   template <typename T>
   __device__ __forceinline__ static void unpack(uint32_t x, float& low, float& high) {
     if constexpr (__is_same(T, f16)) {
-      asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}" : "=f"(low), "=f"(high) : "r"(x));
+      asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}"
+          : "=f"(low), "=f"(high)
+          : "r"(x));
     } else {
       low = bits_to_float(x << 16);
       high = bits_to_float(x & 0xffff0000u);

@@ -80,7 +80,8 @@ struct Amd {
     *(__attribute__((address_space(1))) Words*)target = __builtin_bit_cast(Words, x);
   }
   __device__ __forceinline__ static Bytes16 stream_load(const void* source) {
-    return __builtin_bit_cast(Bytes16, __builtin_nontemporal_load((const __attribute__((address_space(1))) Words*)source));
+    return __builtin_bit_cast(Bytes16,
+                              __builtin_nontemporal_load((const __attribute__((address_space(1))) Words*)source));
   }
 
   // Kernels do not overlap, and within one the loads themselves start early.

@@ -30,10 +30,12 @@ struct Cdna : Amd<64> {
     Floats sum = {c[0], c[1], c[2], c[3]};
     if constexpr (__is_same(T, f16)) {
       using Halves = _Float16 __attribute__((ext_vector_type(4)));
-      sum = __builtin_amdgcn_mfma_f32_16x16x16f16(__builtin_bit_cast(Halves, a), __builtin_bit_cast(Halves, b), sum, 0, 0, 0);
+      sum = __builtin_amdgcn_mfma_f32_16x16x16f16(__builtin_bit_cast(Halves, a), __builtin_bit_cast(Halves, b), sum, 0,
+                                                  0, 0);
     } else {
       using Shorts = short __attribute__((ext_vector_type(4)));
-      sum = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(__builtin_bit_cast(Shorts, a), __builtin_bit_cast(Shorts, b), sum, 0, 0, 0);
+      sum = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(__builtin_bit_cast(Shorts, a), __builtin_bit_cast(Shorts, b), sum,
+                                                      0, 0, 0);
     }
     for (int i = 0; i < 4; ++i) c[i] = sum[i];
   }

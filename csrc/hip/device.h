@@ -30,7 +30,9 @@ inline int multiplies_per_cycle(int, int) { return 64; }
 
 // Of data, per tick of the clock that the runtime tells for the memory: HBM2e, HBM3 as gfx942 counts it, GDDR6 ("AMD CDNA 3", "AMD
 // RDNA 3" white papers: 5.3 TB/s of 8192 bits at 1.3 GHz, 20 Gb/s a pin at 1.25 GHz).
-inline double transfers_per_clock(int major, int minor) { return major >= 10 ? 16.0 : major == 9 && minor == 4 ? 4.0 : 2.0; }
+inline double transfers_per_clock(int major, int minor) {
+  return major >= 10 ? 16.0 : major == 9 && minor == 4 ? 4.0 : 2.0;
+}
 
 // Blocks of one launch: the threads of a grid are counted in 32 bits ("HIP Programming Manual", hipModuleLaunchKernel).
 inline int64_t max_blocks(int threads) { return INT64_C(0xffffffff) / threads; }

@@ -36,10 +36,12 @@ struct Rdna : Amd<32> {
     }
     if constexpr (__is_same(T, f16)) {
       using Halves = _Float16 __attribute__((ext_vector_type(16)));
-      sum = __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(__builtin_bit_cast(Halves, left), __builtin_bit_cast(Halves, right), sum);
+      sum = __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(__builtin_bit_cast(Halves, left),
+                                                       __builtin_bit_cast(Halves, right), sum);
     } else {
       using Shorts = short __attribute__((ext_vector_type(16)));
-      sum = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(Shorts, left), __builtin_bit_cast(Shorts, right), sum);
+      sum = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(Shorts, left),
+                                                        __builtin_bit_cast(Shorts, right), sum);
     }
     for (int i = 0; i < 8; ++i) c[i] = sum[i];
   }

@@ -70,7 +70,8 @@ struct Warp {
 struct Text {
   Text(const char* name, Where where) {
     const char* slash = std::strrchr(where.file_name(), '/');
-    std::snprintf(chars, sizeof chars, "%s (%s:%u)", name, slash == nullptr ? where.file_name() : slash + 1, where.line());
+    std::snprintf(chars, sizeof chars, "%s (%s:%u)", name, slash == nullptr ? where.file_name() : slash + 1,
+                  where.line());
   }
   char chars[128];
 };
@@ -255,7 +256,8 @@ void Executor::barrier(Where where) {
 }
 
 void Executor::check_arrival(int counter, int count) {
-  if (published_ != grid_.threads) simt::fail("arrives when %d of %d threads have published", published_, grid_.threads);
+  if (published_ != grid_.threads)
+    simt::fail("arrives when %d of %d threads have published", published_, grid_.threads);
   if (counter < 0 || counter >= count) simt::fail("arrives at a counter of %d, with %d blocks to come", counter, count);
   published_ = 0;
 }
@@ -285,7 +287,8 @@ std::string Executor::deadlock() const {
   std::map<std::string, std::string> threads_at;
   const auto state = [&](int i) {
     const Lane& lane = lanes_[i];
-    return lane.left ? std::string("have left the kernel") : std::string("wait at ") + Text(lane.last_met, lane.where).chars;
+    return lane.left ? std::string("have left the kernel")
+                     : std::string("wait at ") + Text(lane.last_met, lane.where).chars;
   };
   for (int i = 0, end; i < grid_.threads; i = end) {
     const std::string here = state(i);
@@ -303,7 +306,8 @@ std::string Executor::deadlock() const {
 }
 
 void Executor::fail(const char* format, std::va_list arguments) {
-  const int length = std::snprintf(report_, sizeof report_, "simt: block %d, thread %d: ", context.block, context.thread);
+  const int length =
+      std::snprintf(report_, sizeof report_, "simt: block %d, thread %d: ", context.block, context.thread);
   std::vsnprintf(report_ + length, sizeof report_ - length, format, arguments);
   failed_ = true;
   Fiber::run(lane().fiber, launcher_);

@@ -19,9 +19,7 @@ struct Host {
   static int block_index() { return context.block; }
   static void barrier(Where where = Where::current()) { simt::barrier(where); }
 
-  static void warp_sync(Where where = Where::current()) {
-    simt::warp_sync(where);
-  }
+  static void warp_sync(Where where = Where::current()) { simt::warp_sync(where); }
 
   static bool any(bool x, Where where = Where::current()) {
     const auto run = [](bool* const* x) {

@@ -28,7 +28,8 @@ struct Rdna : Host<32> {
       Matrix<16> a, b, c;
       for (int i = 0; i < 16; ++i) {
         const Operand &lane = *lanes[i], &twin = *lanes[i + 16];
-        if (std::memcmp(lane.a, twin.a, sizeof(uint32_t[8])) != 0 || std::memcmp(lane.b, twin.b, sizeof(uint32_t[8])) != 0) {
+        if (std::memcmp(lane.a, twin.a, sizeof(uint32_t[8])) != 0 ||
+            std::memcmp(lane.b, twin.b, sizeof(uint32_t[8])) != 0) {
           fail("multiply: the operands of lanes %d and %d differ", i, i + 16);
         }
         for (int e = 0; e < 16; ++e) {

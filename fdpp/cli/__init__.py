@@ -7,10 +7,12 @@ the engine inside ``run``, so that ``--help`` and errors of usage do not wait fo
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 from fdpp import __version__
 from fdpp.cli import bench, explain, generate, info, tune
@@ -26,7 +28,7 @@ EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE, which not every platform defines
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, like all the others."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         _complain(f"{message} (see `{self.prog} --help`)")
         sys.exit(EXIT_ERROR)
 
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fdpp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
-        summary = module.__doc__.splitlines()[0].rstrip(".")
+        summary = (module.__doc__ or name).splitlines()[0].rstrip(".")  # -OO leaves no docstrings
         command = commands.add_parser(
             name,
             help=summary,
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     if sys.stdout is None:  # started with a closed standard output
         sys.stdout = open(os.devnull, "w")
-    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         arguments = build_parser().parse_args(argv)
         arguments.run(arguments)

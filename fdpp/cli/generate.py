@@ -14,12 +14,15 @@ import argparse
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model, number, text
 from fdpp.cli.summary import render_summary
 from fdpp.errors import RequestError, one_line
 from fdpp.timing import memory_bandwidth
+
+if TYPE_CHECKING:
+    from fdpp import LLM
 
 MAX_PROMPT_BYTES = 64 * 2**20
 
@@ -122,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\n{summary}", file=sys.stderr)
 
 
-def encode_prompt(llm, prompt: str, variables: dict[str, Any], arguments: argparse.Namespace) -> str | list[int]:
+def encode_prompt(llm: LLM, prompt: str, variables: dict[str, Any], arguments: argparse.Namespace) -> str | list[int]:
     """What goes to ``LLM.generate``: the ids of a conversation, or the prompt itself."""
     if arguments.raw or llm.tokenizer is None:  # generate() says what is wrong when there is no tokenizer
         return prompt

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from fdpp.limits import MAX_THREADS
+
+if TYPE_CHECKING:
+    from fdpp import LLM
 
 DTYPES = ("bfloat16", "float32", "float16")
 MAX_TOKENS = 2**31 - 1  # positions are int32
@@ -73,7 +77,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model(arguments: argparse.Namespace, **options):
+def load_model(arguments: argparse.Namespace, **options: Any) -> LLM:
     """The model that :func:`add_model` describes, loaded with a progress bar when stderr is a terminal."""
     from fdpp import LLM
     from fdpp.cli.progress import progress_bar

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fdpp.engine.decode_loop import Timings
 
 
-def render_summary(timings: Sequence, bytes_per_step: int, bandwidth: float, sampling: object = None) -> str:
+def render_summary(timings: Sequence[Timings], bytes_per_step: int, bandwidth: float, sampling: object = None) -> str:
     """The figures of a batch that was decoded together, one line per topic.
 
     Args:

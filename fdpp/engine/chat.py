@@ -30,7 +30,7 @@ def render(
     Raises:
         RequestError: there is no template, or it does not take these messages or variables.
     """
-    messages = [_checked(message) for message in _list_of_messages(messages)]
+    checked = [_checked(message) for message in _list_of_messages(messages)]
     _check_tools(variables.get("tools"))
     if not tokenizer.chat_template:
         raise RequestError("this model has no chat template; use generate() with a prompt")
@@ -42,9 +42,9 @@ def render(
     if unknown := [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", template)]:
         raise RequestError(f"{', '.join(unknown)}: neither an option nor a variable of this model's chat template")
     if not _TAKES_PARTS.search(template):
-        messages = [_with_plain_content(message) for message in messages]
+        checked = [_with_plain_content(message) for message in checked]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **({"add_generation_prompt": True} | variables))
+        return tokenizer.apply_chat_template(checked, tokenize=False, **{"add_generation_prompt": True, **variables})
     except Exception as error:  # jinja2 runs the model's program, which may raise anything
         raise RequestError(f"the chat template does not take these messages: {one_line(error)}") from error
 
@@ -75,7 +75,7 @@ def _with_plain_content(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": "\n".join(part["text"] for part in message["content"])}
 
 
-def _check_tools(tools: object) -> None:
+def _check_tools(tools: Any) -> None:
     if tools is None:
         return
     is_list = isinstance(tools, Sequence) and not isinstance(tools, str | bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from fdpp.errors import CheckpointError
 
@@ -27,7 +28,7 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
         raise CheckpointError(f"{name}: expected an integer in {low}..{high}, got {value!r:.80}")
 
 
-def check_number(name: str, value: object, low: float, high: float) -> None:
+def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Raise a CheckpointError unless the value is a finite number in ``low..high``."""
     if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
         raise CheckpointError(f"{name}: expected a number in {low:g}..{high:g}, got {value!r:.80}")

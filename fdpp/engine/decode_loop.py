@@ -136,7 +136,7 @@ def run_batch(
             recorder.add(logits, tokens)
         return tokens
 
-    logits = []
+    logits: list[torch.Tensor] = []
     for row, sequence in enumerate(batch):
         start = time.perf_counter()
         if row and sequence.prompt is batch[row - 1].prompt:  # one more completion of the same prompt

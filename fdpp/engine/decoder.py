@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class Decoder:
         self._layers = list(zip(weights.layers, config.windows, next_norms, strict=True))
         self._step_tables = self._on_device(rope.step_tables, 0)
 
-    def __reduce__(self):  # without the rotary tables, which the next request reserves
+    def __reduce__(self) -> tuple[Any, ...]:  # without the rotary tables, which the next request reserves
         return type(self), (self.config, self.weights)
 
     def reserve(self, length: int) -> None:
@@ -115,7 +116,7 @@ class Decoder:
         for (layer, window, next_norm), keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             qkv = ops.linear(x, layer.qkv, layer.qkv_bias).view(batch, length, -1, config.head_dim)
             q, k, v = qkv.split_with_sizes(self._qkv_heads, dim=2)  # not split(): it wraps this in Python
-            if config.qk_norm:
+            if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = ops.rms_norm(q, layer.q_norm, eps), ops.rms_norm(k, layer.k_norm, eps)
             q = ops.rope_append(q, k, v, *tables, positions, keys, values, cache.block_table)
             x = ops.linear(attention(q, keys, values, window).view(batch, length, -1), layer.o, layer.o_bias)

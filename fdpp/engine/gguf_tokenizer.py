@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fdpp.engine.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS, PreTokenizer
 from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import CheckpointError, one_line
 from fdpp.working_directory import existing_directory
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4  # values of token_type
@@ -104,7 +108,7 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     return PRE_TOKENIZERS[name]
 
 
-def _byte_pairs(vocabulary: dict[str, int], metadata: Mapping[str, Any], pre: PreTokenizer):
+def _byte_pairs(vocabulary: dict[str, int], metadata: Mapping[str, Any], pre: PreTokenizer) -> Backend:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     merges = metadata.get(_PREFIX + "merges")
@@ -128,7 +132,7 @@ def _byte_pairs(vocabulary: dict[str, int], metadata: Mapping[str, Any], pre: Pr
     return backend
 
 
-def _sentence_piece(tokens: list[str], vocabulary: dict[str, int], metadata: Mapping[str, Any]):
+def _sentence_piece(tokens: list[str], vocabulary: dict[str, int], metadata: Mapping[str, Any]) -> Backend:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     scores = metadata.get(_PREFIX + "scores")
@@ -177,7 +181,7 @@ _MAX_TOKEN_LENGTH = 1024  # published vocabularies stay below 200
 _MAX_MERGES = 1 << 22
 
 
-def _wrap(backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: bool):
+def _wrap(backend: Backend, tokens: list[str], metadata: Mapping[str, Any], adds_bos: bool) -> PreTrainedTokenizerFast:
     """The backend with its special tokens, as a tokenizer of transformers."""
     from tokenizers import AddedToken, processors
 

@@ -22,6 +22,7 @@ from fdpp.engine.prompts import Prompts, check_ids, check_tokens, list_of_prompt
 from fdpp.engine.sampling import seeded
 from fdpp.engine.sampling_options import SamplingOptions, sampling_defaults
 from fdpp.engine.text_stream import TextStream
+from fdpp.engine.tokenizer import Tokenizer
 from fdpp.engine.values import integer
 from fdpp.engine.weights import Progress, load_weights
 from fdpp.errors import FdppError, RequestError, about, one_line, show
@@ -239,7 +240,7 @@ class LLM:
     def _decode(self) -> Callable[[Sequence[int]], str]:
         return self.tokenizer.decode if self.tokenizer else _no_text
 
-    def _require_tokenizer(self):
+    def _require_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise RequestError("this model has no tokenizer; give prompts as token ids, without stop strings")
         return self.tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -62,7 +63,7 @@ def _prompt(prompt: object) -> str | list[int]:
     return ids
 
 
-def _items(values: object) -> list | None:
+def _items(values: object) -> list[Any] | None:
     """The elements as plain Python values, or None where this is no list of any kind."""
     values = plain(values)
     if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):

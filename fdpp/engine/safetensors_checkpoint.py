@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from fdpp.engine.checkpoint import Checkpoint
 from fdpp.engine.families import family_of_config
 from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
 from fdpp.errors import CheckpointError, about, one_line
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".gguf")
@@ -60,7 +63,8 @@ class SafetensorsCheckpoint(Checkpoint):
             ids = _eos_ids(config)
         with about(self.path / "generation_config.json"):
             ids = _eos_ids(self.generation_config) or ids
-        return frozenset({*ids, self._tokenizer.eos_token_id if self._tokenizer else None}) - {None}
+        own = self._tokenizer.eos_token_id if self._tokenizer else None
+        return frozenset(ids) if own is None else frozenset({*ids, own})
 
 
 def _eos_ids(config: Mapping[str, Any]) -> list[int]:
@@ -122,7 +126,7 @@ def _tensors_of(files: list[Any]) -> dict[str, tuple[Any, str]]:
     return tensors
 
 
-def _open_safetensors(path: Path):
+def _open_safetensors(path: Path) -> safe_open:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -134,7 +138,7 @@ def _open_safetensors(path: Path):
         raise CheckpointError(f"{path}: {one_line(error)}") from error
 
 
-def _shape(file, name: str) -> tuple[int, ...]:
+def _shape(file: safe_open, name: str) -> tuple[int, ...]:
     view = file.get_slice(name)
     if (dtype := view.get_dtype()) not in _FLOATS:
         raise CheckpointError(f"tensor {name}: expected a dtype of {sorted(_FLOATS)}, got {dtype}")

@@ -53,7 +53,8 @@ class Sampler:
 
         penalties = [row.repetition_penalty for row in rows]
         self._penalty = column(penalties, torch.float32) if any(p != 1 for p in penalties) else None
-        self._prompts, self._seen = prompts, None
+        self._prompts = prompts
+        self._seen: Tensor | None = None
         self._samples = any(row.temperature > 0 for row in rows)
         if not self._samples:
             return
@@ -75,7 +76,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
         """The tokens int64 ``[B]`` for logits ``[B, V]``; ``NOT_FINITE`` for a row with NaN or infinity as its peak."""
-        scores = logits if self._penalty is None else self._penalise(logits.float())
+        scores = logits if self._penalty is None else self._penalise(logits.float(), self._penalty)
         peaks, likeliest = scores.max(dim=-1)  # NaN counts as the largest
         tokens = likeliest
         if self._samples:
@@ -87,10 +88,10 @@ class Sampler:
             self._seen.scatter_(1, tokens.clamp(min=0)[:, None], True)
         return tokens
 
-    def _penalise(self, logits: Tensor) -> Tensor:
+    def _penalise(self, logits: Tensor, penalty: Tensor) -> Tensor:
         if self._seen is None:
             self._seen = _marked(self._prompts, logits)
-        penalised = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
+        penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
         return torch.where(self._seen, penalised, logits)
 
     def _draw(self, scores: Tensor, uniform: Tensor) -> Tensor:

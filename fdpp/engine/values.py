@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from fdpp.errors import RequestError, show
 
 
-def plain(value: object) -> object:
+def plain(value: object) -> Any:
     """Python's own number or nested lists for a scalar or array of numpy or torch; anything else as it is."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic | torch.Tensor) else value
 

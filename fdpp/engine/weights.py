@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,14 +27,14 @@ Progress = Callable[[int, int, str], None]
 class _Pickled:
     """Weights as one file of torch: pickle alone would write the block that they are cut from for each of them."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         file = io.BytesIO()
         torch.save(_plain(self), file)
         return _unpickled, (type(self), file.getvalue())
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Pickled:
         return type(self)(*(copy.deepcopy(getattr(self, name), memo) for name in self.__slots__))
 
 
@@ -47,7 +48,7 @@ def _plain(weights: object) -> object:
     )
 
 
-def _unpickled(kind: type, file: bytes):
+def _unpickled(kind: type[_Pickled], file: bytes) -> _Pickled:
     weights = torch.load(io.BytesIO(file), weights_only=True)
     if "layers" in weights:
         weights["layers"] = [LayerWeights(**layer) for layer in weights["layers"]]
@@ -205,10 +206,11 @@ def _embedding_names(checkpoint: Checkpoint) -> tuple[str, str | None]:
 
 
 def _assemble(loaded: dict[str, Tensor], checkpoint: Checkpoint) -> DecoderWeights:
-    layers = [
-        LayerWeights(**{name: loaded.get(f"{i}.{name}") for name in LayerWeights.__slots__})
-        for i in range(checkpoint.config.num_layers)
-    ]
+    def layer(i: int) -> LayerWeights:
+        parts: dict[str, Any] = {name: loaded.get(f"{i}.{name}") for name in LayerWeights.__slots__}
+        return LayerWeights(**parts)
+
+    layers = [layer(i) for i in range(checkpoint.config.num_layers)]
     embedding = loaded["embedding"]
     return DecoderWeights(
         embedding, layers, loaded["final_norm"], loaded.get("lm_head", embedding), checkpoint.rope_divisors()

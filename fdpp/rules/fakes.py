@@ -9,6 +9,7 @@ is checked when it runs. The result has the symbolic sizes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def _linear(x: Tensor, weight: Tensor, residual: Tensor | None = None, gated: bo
 
 
 #: From the checked arguments of an operator to its result.
-RESULTS = {
+RESULTS: dict[str, Callable[..., Tensor]] = {
     "decode_attention": lambda q, **_: q.new_empty(q.shape),
     "gemv": _linear,
     "flat_gemm": _linear,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -39,7 +40,12 @@ def decode_attention(
     return 4 * keys * tokens * heads * head_dim
 
 
-_FORMULAS = {"decode_attention": decode_attention, "gemv": linear, "flat_gemm": linear, "linear": linear}
+_FORMULAS: dict[str, Callable[..., int]] = {
+    "decode_attention": decode_attention,
+    "gemv": linear,
+    "flat_gemm": linear,
+    "linear": linear,
+}
 
 
 def register(packet: OpOverloadPacket) -> None:

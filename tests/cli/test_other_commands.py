@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 
 import pytest
@@ -9,12 +11,18 @@ import torch
 
 import fdpp as package
 from fdpp import dataflow, info
-from fdpp.cli import COMMANDS
+from fdpp.cli import COMMANDS, main
 
 
 def test_version(fdpp):
     outcome = fdpp("--version")
     assert (outcome.code, outcome.out) == (0, f"fdpp {package.__version__}\n")
+
+
+def test_output_that_is_no_file():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["explain", "64", "64", "1"]) == 0
+    assert "M=1" in out.getvalue()
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

@@ -87,3 +87,10 @@ def test_a_locale_that_knows_ascii_alone(tmp_path):
     done = run_fdpp('"$PYTHON" -m fdpp generate --model "nö" --prompt é --stop é', tmp_path, **locale)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"fdpp: error: n") and done.stderr.count(b"\n") == 1
+
+
+def test_help_where_docstrings_are_stripped():
+    command = [sys.executable, "-OO", "-m", "fdpp", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("usage: fdpp")

@@ -67,7 +67,8 @@ inline const cpu::Kernels& amx_model_kernels() {
     table.name = "amx_model";
     table.flat_gemm_configs = [](DType dtype) { return cpu::kNumFlatGemmConfigs + (dtype == DType::bf16); };
     table.packed_x_bytes = [](const LinearParams& p, int config) {
-      return config < cpu::kNumFlatGemmConfigs ? cpu::kPortableKernels.packed_x_bytes(p, config) : Amx::packed_x_bytes(p);
+      return config < cpu::kNumFlatGemmConfigs ? cpu::kPortableKernels.packed_x_bytes(p, config)
+                                               : Amx::packed_x_bytes(p);
     };
     table.pack_x = [](const LinearParams& p, int config) {
       config < cpu::kNumFlatGemmConfigs ? cpu::kPortableKernels.pack_x(p, config) : Amx::pack_x(p);

@@ -4,8 +4,8 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -39,8 +39,8 @@ struct Register {
   Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
 };
 
-#define TEST(name)                                                 \
-  static void name();                                              \
+#define TEST(name)                                                  \
+  static void name();                                               \
   static const ::fdpp::test::Register register_##name(#name, name); \
   static void name()
 
@@ -55,13 +55,14 @@ inline void check(bool ok, const char* file, int line, const std::string& what) 
   std::fprintf(stderr, "%s:%d: %s\n", file, line, what.c_str());
 }
 
-#define CHECK(condition, what) ::fdpp::test::check((condition), __FILE__, __LINE__, std::string(#condition " -- ") + (what))
+#define CHECK(condition, what) \
+  ::fdpp::test::check((condition), __FILE__, __LINE__, std::string(#condition " -- ") + (what))
 
 // |actual - expected| <= tolerance, or both NaN.
 inline void check_close(double actual, double expected, double tolerance, const char* file, int line,
                         const std::string& what) {
-  const bool ok = std::fabs(actual - expected) <= tolerance || actual == expected ||
-                  (std::isnan(actual) && std::isnan(expected));
+  const bool ok =
+      std::fabs(actual - expected) <= tolerance || actual == expected || (std::isnan(actual) && std::isnan(expected));
   check(ok, file, line,
         ok ? what
            : what + ": got " + std::to_string(actual) + ", expected " + std::to_string(expected) + ", tolerance " +
@@ -76,9 +77,7 @@ constexpr double kFloatRoundoff = 0x1p-24;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Relative error of rounding to nearest.
-inline double roundoff(DType dtype) {
-  return dtype == DType::f32 ? 0x1p-24 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
-}
+inline double roundoff(DType dtype) { return dtype == DType::f32 ? 0x1p-24 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-11; }
 
 // What rounding to the smallest numbers may lose.
 inline double underflow(DType dtype) { return dtype == DType::f16 ? 0x1p-25 : 0x1p-126; }

@@ -35,8 +35,8 @@ class LinearCase {
   void check(const std::string& who) const {
     const auto [M, N, K] = size_;
     const DType dtype = params.dtype;
-    const std::string what = who + " " + name_of(dtype) + " M " + std::to_string(M) + " N " + std::to_string(N) + " K " +
-                             std::to_string(K);
+    const std::string what =
+        who + " " + name_of(dtype) + " M " + std::to_string(M) + " N " + std::to_string(N) + " K " + std::to_string(K);
     for (int64_t m = 0; m < M; ++m) {
       for (int64_t n = 0; n < N; ++n) {
         double sum = params.bias != nullptr ? bias_[n] : 0.0, magnitude = std::fabs(sum);
@@ -45,8 +45,8 @@ class LinearCase {
           sum += product;
           magnitude += std::fabs(product);
         }
-        const double tolerance = roundoff(dtype) * std::fabs(sum) +
-                                 (4 + std::sqrt(K)) * kFloatRoundoff * magnitude + underflow(dtype);
+        const double tolerance =
+            roundoff(dtype) * std::fabs(sum) + (4 + std::sqrt(K)) * kFloatRoundoff * magnitude + underflow(dtype);
         CHECK_CLOSE(out_[m * N + n], sum, tolerance, what);
       }
     }

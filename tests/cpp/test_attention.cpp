@@ -71,7 +71,8 @@ struct Problem {
     std::shuffle(pages.begin(), pages.end(), random);
     p.layout.num_blocks = static_cast<int64_t>(pages.size());
     for (int b = 0; b < p.batch; ++b) {
-      for (int i = (lengths[b] + page - 1) / page; i < max_pages; ++i) pages[b * max_pages + i] = i % 2 == 0 ? -1 : 1 << 30;
+      for (int i = (lengths[b] + page - 1) / page; i < max_pages; ++i)
+        pages[b * max_pages + i] = i % 2 == 0 ? -1 : 1 << 30;
     }
     block_table = pages;
     p.layout.block_table = block_table.data();
@@ -91,7 +92,8 @@ struct Problem {
     p.q_token_stride = p.query_heads * p.q_head_stride;
     p.q_batch_stride = p.query_len * p.q_token_stride;
     const int64_t queries = int64_t{p.batch} * p.query_len * p.query_heads;
-    q = std::make_unique<Buffer>(Buffer::normal(p.dtype, (queries - 1) * p.q_head_stride + p.head_dim, random, logit_scale));
+    q = std::make_unique<Buffer>(
+        Buffer::normal(p.dtype, (queries - 1) * p.q_head_stride + p.head_dim, random, logit_scale));
     k = std::make_unique<Buffer>(Buffer::normal(p.dtype, slots * token, random));
     v = std::make_unique<Buffer>(Buffer::normal(p.dtype, slots * token, random));
     std::vector<bool> used(static_cast<size_t>(slots), false);
@@ -126,7 +128,8 @@ struct Problem {
 
   // Compares one row of the result with softmax(logits) V in double.
   void check_row(int b, int i, int h, const std::string& what) const {
-    const int64_t token = int64_t{p.kv_heads} * p.head_dim, head = int64_t{h / (p.query_heads / p.kv_heads)} * p.head_dim;
+    const int64_t token = int64_t{p.kv_heads} * p.head_dim,
+                  head = int64_t{h / (p.query_heads / p.kv_heads)} * p.head_dim;
     const int64_t query = int64_t{lengths[b]} - p.query_len + i;
     const int64_t first = p.window < 0 ? 0 : std::max<int64_t>(0, query - p.window);
     std::vector<double> logits;
@@ -144,7 +147,8 @@ struct Problem {
     }
     double denominator = p.sinks != nullptr ? std::exp(p.sinks[h] - most) : 0.0;
     for (double& logit : logits) denominator += logit = std::exp(logit - most);
-    const double probability = (p.dtype == DType::f32 ? 0.0 : roundoff(p.dtype)) + 4 * kFloatRoundoff * (16 + 2 * largest);
+    const double probability =
+        (p.dtype == DType::f32 ? 0.0 : roundoff(p.dtype)) + 4 * kFloatRoundoff * (16 + 2 * largest);
     for (int d = 0; d < p.head_dim; ++d) {
       double sum = 0.0, magnitude = 0.0;
       for (size_t j = 0; j < logits.size(); ++j) {

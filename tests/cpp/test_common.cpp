@@ -93,12 +93,14 @@ TEST(plan_of_gpus_stays_within_its_limits_and_spreads_few_sequences) {
       const AttentionPlan plan = plan_attention(units, keys, 512, h200);
       CHECK(plan.tile >= 0 && plan.tile < kAttentionTiles, "a tile");
       CHECK(plan.num_splits >= 1 && plan.num_splits <= kMaxSplits, "between 1 and kMaxSplits");
-      CHECK(int64_t{plan.num_splits} * h200.tiles[plan.tile].warps * kKeyTile < keys + h200.tiles[plan.tile].warps * kKeyTile * 2,
+      CHECK(int64_t{plan.num_splits} * h200.tiles[plan.tile].warps * kKeyTile <
+                keys + h200.tiles[plan.tile].warps * kKeyTile * 2,
             "splits have keys");
     }
   }
   const AttentionPlan one = plan_attention(8, 32768, 512, h200), many = plan_attention(1024, 4096, 512, h200);
-  CHECK(one.tile == 1 && 8 * one.num_splits <= 132 && 8 * one.num_splits > 100, "one large block for each multiprocessor");
+  CHECK(one.tile == 1 && 8 * one.num_splits <= 132 && 8 * one.num_splits > 100,
+        "one large block for each multiprocessor");
   CHECK(many.tile == 0 && many.num_splits <= 2, "many sequences: small blocks, which hide each other's start");
   CHECK(plan_attention(8, 32768, 512, {132, 4.8e12, {async_tiles(128, 0), {}}, {3, 0}}).tile == 0, "what fits");
 }

@@ -11,7 +11,8 @@ using namespace fdpp::test;
 namespace {
 
 // As their makers state them: bytes and float32 multiplications per second.
-constexpr GpuFacts kA100{2.04e12, 9.75e12}, kSmallA100{1.56e12, 9.75e12}, kRtx3090{0.94e12, 17.8e12}, kH200{4.8e12, 33.5e12}, kUnknown{0.0, 0.0};
+constexpr GpuFacts kA100{2.04e12, 9.75e12}, kSmallA100{1.56e12, 9.75e12}, kRtx3090{0.94e12, 17.8e12},
+    kH200{4.8e12, 33.5e12}, kUnknown{0.0, 0.0};
 
 int64_t first_flat(const GpuFacts& facts) {
   for (int64_t M = 1;; ++M) {
@@ -103,7 +104,8 @@ TEST(configurations_of_flat_gemm_are_valid_for_every_shape) {
 
 TEST(tiles_fit_by_their_shared_memory) {
   const LinearTiles& async = simt::linear_tiles(simt::Machine::nvidia);
-  CHECK(async.fitting(48 * 1024) == 0 && async.fitting(99 * 1024) == 3 && async.fitting(227 * 1024) == 4, "99 and 227 KiB");
+  CHECK(async.fitting(48 * 1024) == 0 && async.fitting(99 * 1024) == 3 && async.fitting(227 * 1024) == 4,
+        "99 and 227 KiB");
   CHECK(simt::linear_tiles(simt::Machine::cdna).fitting(64 * 1024) == 2, "64 KiB");
   CHECK(simt::linear_tiles(simt::Machine::rdna).fitting(227 * 1024) == 2, "there is no large one");
 }

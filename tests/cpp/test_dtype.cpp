@@ -47,7 +47,8 @@ void check_rounding(uint32_t largest_finite) {
     const uint32_t even = bits % 2 == 0 ? bits : bits + 1;
     CHECK(from_float<T>(middle).bits == even, "middle above " + std::to_string(bits));
     CHECK(from_float<T>(std::nextafterf(middle, 0.0f)).bits == bits, "below the middle above " + std::to_string(bits));
-    CHECK(from_float<T>(std::nextafterf(middle, INFINITY)).bits == bits + 1, "over the middle above " + std::to_string(bits));
+    CHECK(from_float<T>(std::nextafterf(middle, INFINITY)).bits == bits + 1,
+          "over the middle above " + std::to_string(bits));
     CHECK(from_float<T>(-middle).bits == (even | 0x8000u), "negative middle above " + std::to_string(bits));
   }
 }

@@ -37,7 +37,8 @@ void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const D
   const DType sum_dtype = add ? *residual_dtype : dtype;
   Random random(static_cast<uint64_t>(width));
   const RowLayout layout(3, 2, width, random);
-  const Buffer x = Buffer::normal(dtype, layout.elements(width), random, 3.0), weight = Buffer::normal(dtype, width, random);
+  const Buffer x = Buffer::normal(dtype, layout.elements(width), random, 3.0),
+               weight = Buffer::normal(dtype, width, random);
   const Buffer before = Buffer::normal(sum_dtype, layout.rows * width, random);
   const Buffer residual(before), out(dtype, layout.rows * width);
   NormParams p{};
@@ -52,9 +53,7 @@ void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const D
   cpu::rms_norm(kernels, p, threads(2));
   for (int64_t row = 0; row < layout.rows; ++row) {
     // The norm is that of the sum before it is rounded.
-    const auto normed = [&](int64_t i) {
-      return x[layout.offset(row) + i] + (add ? before[row * width + i] : 0.0);
-    };
+    const auto normed = [&](int64_t i) { return x[layout.offset(row) + i] + (add ? before[row * width + i] : 0.0); };
     double squares = 0.0;
     for (int64_t i = 0; i < width; ++i) {
       const double sum = normed(i);
@@ -76,8 +75,8 @@ struct RopeSize {
   int head_dim, rotated_dim, page_size;  // page_size 0: contiguous
 };
 
-constexpr RopeSize kRopeSizes[] = {{64, 64, 0}, {64, 64, 5}, {80, 80, 0}, {80, 40, 3}, {96, 2, 0},
-                                   {128, 96, 16}, {10, 6, 0}, {7, 6, 2}, {64, 0, 0}};
+constexpr RopeSize kRopeSizes[] = {{64, 64, 0},   {64, 64, 5}, {80, 80, 0}, {80, 40, 3}, {96, 2, 0},
+                                   {128, 96, 16}, {10, 6, 0},  {7, 6, 2},   {64, 0, 0}};
 
 void check_rope(const cpu::Kernels& kernels, DType dtype, RopeSize size, bool interleaved, const std::string& what) {
   constexpr int kBatch = 2, kTokens = 3, kQueryHeads = 3, kKvHeads = 2, kMaxPosition = 11;
@@ -85,7 +84,8 @@ void check_rope(const cpu::Kernels& kernels, DType dtype, RopeSize size, bool in
   Random random(static_cast<uint64_t>(dim + half));
   const int64_t rows = kBatch * kTokens;
   const Buffer q = Buffer::normal(dtype, rows * kQueryHeads * dim, random);
-  const Buffer k = Buffer::normal(dtype, rows * kKvHeads * dim, random), v = Buffer::normal(dtype, rows * kKvHeads * dim, random);
+  const Buffer k = Buffer::normal(dtype, rows * kKvHeads * dim, random),
+               v = Buffer::normal(dtype, rows * kKvHeads * dim, random);
   const Buffer cos = Buffer::normal(DType::f32, kMaxPosition * half, random);
   const Buffer sin = Buffer::normal(DType::f32, kMaxPosition * half, random);
   const std::vector<int32_t> positions{8, 9, 10, -5, 0, 1};
@@ -147,7 +147,8 @@ void check_rope(const cpu::Kernels& kernels, DType dtype, RopeSize size, bool in
     }
   }
   for (int64_t i = 0; i < blocks * page * token; ++i) {
-    if (!written[static_cast<size_t>(i / token)]) CHECK(std::isnan(k_cache[i]) && std::isnan(v_cache[i]), what + " untouched");
+    if (!written[static_cast<size_t>(i / token)])
+      CHECK(std::isnan(k_cache[i]) && std::isnan(v_cache[i]), what + " untouched");
   }
 }
 
@@ -208,7 +209,8 @@ TEST(finish_linear) {
           const double first = product[row * width + (gated ? 2 : 1) * column];
           const double y = gated ? first / (1.0 + std::exp(-first)) * product[row * width + 2 * column + 1] : first;
           const double expected = y + residual[row * stride + column];
-          const double tolerance = 16 * kFloatRoundoff * std::fabs(y) + 2 * kFloatRoundoff * std::fabs(expected) + 0x1p-126;
+          const double tolerance =
+              16 * kFloatRoundoff * std::fabs(y) + 2 * kFloatRoundoff * std::fabs(expected) + 0x1p-126;
           CHECK_CLOSE(out[i], expected, tolerance, what + (gated ? " gated" : ""));
         }
       }
@@ -219,7 +221,8 @@ TEST(finish_linear) {
 TEST(rope_append) {
   for_every_kernel_and_dtype([](const cpu::Kernels& kernels, DType dtype, const std::string& what) {
     for (const RopeSize size : kRopeSizes) {
-      const std::string shape = what + " D " + std::to_string(size.head_dim) + " rot " + std::to_string(size.rotated_dim);
+      const std::string shape =
+          what + " D " + std::to_string(size.head_dim) + " rot " + std::to_string(size.rotated_dim);
       check_rope(kernels, dtype, size, false, shape);
       check_rope(kernels, dtype, size, true, shape + " interleaved");
     }

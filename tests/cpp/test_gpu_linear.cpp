@@ -13,7 +13,8 @@ namespace {
 constexpr simt::Machine kMachines[] = {simt::Machine::nvidia, simt::Machine::cdna, simt::Machine::rdna};
 constexpr int kSharedBytes = 227 * 1024;
 constexpr int64_t kResident = 5;  // blocks at a time, which divides nothing
-constexpr LinearSize kSizes[] = {{1, 1, 1}, {1, 17, 64}, {2, 33, 63}, {3, 16, 200}, {5, 50, 328}, {9, 40, 8}, {17, 7, 0}, {33, 35, 136}, {4, 300, 520}};
+constexpr LinearSize kSizes[] = {{1, 1, 1},  {1, 17, 64}, {2, 33, 63},   {3, 16, 200}, {5, 50, 328},
+                                 {9, 40, 8}, {17, 7, 0},  {33, 35, 136}, {4, 300, 520}};
 
 // Rows that 16-byte accesses can have, and such that they cannot.
 struct Layout {
@@ -23,7 +24,8 @@ struct Layout {
 constexpr Layout kLayouts[] = {{16, 8}, {8, 1}};
 
 std::string name(const char* kernel, simt::Machine machine, int config) {
-  return std::string(kernel) + " of machine " + std::to_string(static_cast<int>(machine)) + " config " + std::to_string(config);
+  return std::string(kernel) + " of machine " + std::to_string(static_cast<int>(machine)) + " config " +
+         std::to_string(config);
 }
 
 void check_flat_gemm(simt::Machine machine, LinearSize size, Layout layout, int config) {
@@ -68,7 +70,8 @@ TEST(gpu_gemv_reads_nothing_beyond_its_tensors) {
   for (const simt::Machine machine : kMachines) {
     for (const LinearSize size : kSizes) {
       for (const Layout layout : kLayouts) {
-        for (int team = 0; 1 << team <= simt::linear_tiles(machine).gemv.warps; ++team) check_gemv(machine, size, layout, team);
+        for (int team = 0; 1 << team <= simt::linear_tiles(machine).gemv.warps; ++team)
+          check_gemv(machine, size, layout, team);
       }
     }
   }

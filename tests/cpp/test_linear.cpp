@@ -12,11 +12,12 @@ using namespace fdpp::test;
 
 namespace {
 
-constexpr LinearSize kSizes[] = {{1, 1, 1},   {1, 5, 0},    {0, 7, 9},   {3, 0, 9},    {1, 17, 63},  {2, 63, 17},
+constexpr LinearSize kSizes[] = {{1, 1, 1},   {1, 5, 0},    {0, 7, 9},    {3, 0, 9},    {1, 17, 63},  {2, 63, 17},
                                  {3, 64, 64}, {5, 13, 100}, {7, 100, 31}, {8, 33, 577}, {13, 29, 65}, {64, 40, 33}};
 
 // `config`: of flat_gemm, or cpu::kGemv.
-void check_linear(const cpu::Kernels& kernels, DType dtype, LinearSize size, int config, bool with_bias, int num_threads) {
+void check_linear(const cpu::Kernels& kernels, DType dtype, LinearSize size, int config, bool with_bias,
+                  int num_threads) {
   LinearCase linear(dtype, size, with_bias);
   LinearParams& p = linear.params;
   const Scratch packed = scratch(kernels.packed_x_bytes(p, config));

@@ -99,11 +99,11 @@ TEST(keys_and_values_of_one_storage_interleave) {
     CHECK(share_memory(v.layout(), wide.layout()), k.text());
     CHECK(!overlaps_itself(k.layout()), k.text());
   };
-  pair({B, S, H, D}, {S * H * D, H * D, D, 1}, B * S * H * D);           // [2, B, S, H, D]
-  pair({B, S, H, D}, {2 * S * H * D, H * D, D, 1}, S * H * D);           // [B, 2, S, H, D]
-  pair({B, S, H, D}, {S * 2 * H * D, 2 * H * D, D, 1}, H * D);           // [B, S, 2, H, D]
-  pair({B, S, H, D}, {S * H * 2 * D, H * 2 * D, 2 * D, 1}, D);           // [B, S, H, 2 D]
-  pair({B, S, H, D}, {2 * H * S * D, D, S * D, 1}, H * S * D);           // [B, 2, H, S, D]
+  pair({B, S, H, D}, {S * H * D, H * D, D, 1}, B * S * H * D);  // [2, B, S, H, D]
+  pair({B, S, H, D}, {2 * S * H * D, H * D, D, 1}, S * H * D);  // [B, 2, S, H, D]
+  pair({B, S, H, D}, {S * 2 * H * D, 2 * H * D, D, 1}, H * D);  // [B, S, 2, H, D]
+  pair({B, S, H, D}, {S * H * 2 * D, H * 2 * D, 2 * D, 1}, D);  // [B, S, H, 2 D]
+  pair({B, S, H, D}, {2 * H * S * D, D, S * D, 1}, H * S * D);  // [B, 2, H, S, D]
 }
 
 TEST(many_dimensions_count_as_one_piece) {

@@ -21,8 +21,9 @@ constexpr int kSeeds = 50;
 
 template <typename P, typename Kernel>
 void launch(int64_t blocks, int threads, int64_t shared_bytes, uint64_t seed, const Kernel& kernel) {
-  simt::launch({blocks, threads, P::kWarpSize, shared_bytes}, seed,
-               [](const void* argument) { (*static_cast<const Kernel*>(argument))(); }, &kernel);
+  simt::launch(
+      {blocks, threads, P::kWarpSize, shared_bytes}, seed,
+      [](const void* argument) { (*static_cast<const Kernel*>(argument))(); }, &kernel);
 }
 
 // What the launch reports; empty when it ends well.
@@ -37,7 +38,8 @@ std::string report_of(int threads, int64_t shared_bytes, uint64_t seed, const Ke
 }
 
 template <typename P, typename Kernel>
-void check_reported(int threads, int64_t shared_bytes, const Kernel& kernel, std::initializer_list<const char*> expected) {
+void check_reported(int threads, int64_t shared_bytes, const Kernel& kernel,
+                    std::initializer_list<const char*> expected) {
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     const std::string report = report_of<P>(threads, shared_bytes, seed, kernel);
     for (const char* part : expected) {
@@ -231,29 +233,37 @@ TEST(simt_shared_memory_starts_as_nan) {
 
 TEST(simt_missing_bound) {
   check_needed("a bound of loads", []<bool kStep>(uint64_t seed) {
-    return report_of<Nvidia>(32, 20 * sizeof(int), seed, [] {
-      const int i = Nvidia::thread_index();
-      if (!kStep || i < 20) Shared<Nvidia>::load(i);
-    }).empty();
+    return report_of<Nvidia>(32, 20 * sizeof(int), seed,
+                             [] {
+                               const int i = Nvidia::thread_index();
+                               if (!kStep || i < 20) Shared<Nvidia>::load(i);
+                             })
+        .empty();
   });
   check_needed("a bound of stores", []<bool kStep>(uint64_t seed) {
-    return report_of<Cdna>(64, 20 * sizeof(int), seed, [] {
-      const int i = Cdna::thread_index();
-      if (!kStep || i < 20) Shared<Cdna>::store(i, i);
-    }).empty();
+    return report_of<Cdna>(64, 20 * sizeof(int), seed,
+                           [] {
+                             const int i = Cdna::thread_index();
+                             if (!kStep || i < 20) Shared<Cdna>::store(i, i);
+                           })
+        .empty();
   });
   check_needed("a bound of copies", []<bool kStep>(uint64_t seed) {
-    return report_of<Nvidia>(32, 20 * 16, seed, [] {
-      const int i = Nvidia::thread_index();
-      if (!kStep || i < 20) Nvidia::copy16(Nvidia::shared_memory() + 16 * i, nullptr, false);
-    }).empty();
+    return report_of<Nvidia>(32, 20 * 16, seed,
+                             [] {
+                               const int i = Nvidia::thread_index();
+                               if (!kStep || i < 20) Nvidia::copy16(Nvidia::shared_memory() + 16 * i, nullptr, false);
+                             })
+        .empty();
   });
   check_needed("a bound of matrix rows", []<bool kStep>(uint64_t seed) {
-    return report_of<Nvidia>(32, 31 * 16, seed, [] {
-      const int i = Nvidia::thread_index();
-      uint32_t x[4];
-      Nvidia::matrix_load(x, Nvidia::shared_memory() + 16 * (kStep ? i % 31 : i));
-    }).empty();
+    return report_of<Nvidia>(32, 31 * 16, seed,
+                             [] {
+                               const int i = Nvidia::thread_index();
+                               uint32_t x[4];
+                               Nvidia::matrix_load(x, Nvidia::shared_memory() + 16 * (kStep ? i % 31 : i));
+                             })
+        .empty();
   });
   check_reported<Nvidia>(32, 64, [] { Shared<Nvidia>::load(16 - Nvidia::thread_index()); },
                          {"load of 4 bytes at offset", "shared memory, which has 64: out of bounds"});
@@ -270,7 +280,8 @@ TEST(simt_misaligned_access) {
   alignas(16) static const char source[32] = {};
   check_reported<Nvidia>(32, 256, [&] { Nvidia::copy16(at(0), source + 4, true); }, {"copy16 from 0x", "not aligned"});
   check_reported<Rdna>(32, 256, [&] { Rdna::copy16(at(0), source + 4, true); }, {"copy16 from 0x", "not aligned"});
-  check_reported<Nvidia>(32, 256, [&] { Nvidia::coherent_load16(source + 8); }, {"coherent_load16 from 0x", "not aligned"});
+  check_reported<Nvidia>(32, 256, [&] { Nvidia::coherent_load16(source + 8); },
+                         {"coherent_load16 from 0x", "not aligned"});
   check_reported<Nvidia>(32, 256,
                          [&] {
                            uint32_t x[4];
@@ -280,7 +291,10 @@ TEST(simt_misaligned_access) {
 }
 
 TEST(simt_diverged_barrier) {
-  check_reported<Nvidia>(64, 0, [] { if (Nvidia::thread_index() != 40) Nvidia::barrier(); },
+  check_reported<Nvidia>(64, 0,
+                         [] {
+                           if (Nvidia::thread_index() != 40) Nvidia::barrier();
+                         },
                          {"diverged", "threads 0-39, 41-63 wait at barrier (test_simt.cpp:", "threads 40 have left"});
   // Half of a warp at the barrier, half at a collective.
   check_reported<Nvidia>(64, 0,
@@ -304,12 +318,16 @@ TEST(simt_diverged_barrier) {
 }
 
 TEST(simt_lane_leaves_before_a_collective) {
-  check_reported<Cdna>(128, 0, [] { if (Cdna::thread_index() != 70) Cdna::any(false); },
+  check_reported<Cdna>(128, 0,
+                       [] {
+                         if (Cdna::thread_index() != 70) Cdna::any(false);
+                       },
                        {"diverged", "threads 64-69, 71-127 wait at any (", "have left the kernel"});
 }
 
 TEST(simt_missing_publish) {
-  check_reported<Cdna>(128, 0, [] {
+  check_reported<Cdna>(128, 0,
+                       [] {
                          int counter = 0;
                          if (Cdna::thread_index() < 64) Cdna::publish();
                          Cdna::barrier();
@@ -319,7 +337,8 @@ TEST(simt_missing_publish) {
 }
 
 TEST(simt_arrival_at_a_stale_counter) {
-  check_reported<Nvidia>(32, 0, [] {
+  check_reported<Nvidia>(32, 0,
+                         [] {
                            int counter = 2;
                            Nvidia::publish();
                            Nvidia::barrier();
@@ -414,10 +433,12 @@ TEST(simt_order) {
   for (int thread : first) {
     if (blocks.empty() || blocks.back() != thread / 64) blocks.push_back(thread / 64);
   }
-  CHECK(blocks.size() == 8 && !std::is_sorted(blocks.begin(), blocks.end()), "blocks one after another, in random order");
+  CHECK(blocks.size() == 8 && !std::is_sorted(blocks.begin(), blocks.end()),
+        "blocks one after another, in random order");
   std::vector<int> sorted = first;
   std::sort(sorted.begin(), sorted.end());
-  for (size_t i = 0; i < sorted.size(); ++i) CHECK(sorted[i] == static_cast<int>(i) / 4, "every thread, every step, once");
+  for (size_t i = 0; i < sorted.size(); ++i)
+    CHECK(sorted[i] == static_cast<int>(i) / 4, "every thread, every step, once");
 }
 
 TEST(simt_host_threads_launch_at_the_same_time) {
@@ -439,7 +460,9 @@ struct M16N8K16 {  // PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating 
   static Place a(int i, int k) { return {i % 8 * 4 + k % 8 / 2, k % 2 + i / 8 * 2 + k / 8 * 4}; }
   static Place b(int k, int j) { return {j * 4 + k % 8 / 2, k % 2 + k / 8 * 2}; }
   static Place c(int i, int j) { return {i % 8 * 4 + j / 2, j % 2 + i / 8 * 2}; }
-  static void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { P::multiply<f16>(c, a, b[0], b[1]); }
+  static void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    P::multiply<f16>(c, a, b[0], b[1]);
+  }
 };
 
 struct Mfma {  // AMD Matrix Instruction Calculator, V_MFMA_F32_16X16X16_F16
@@ -453,7 +476,8 @@ struct Mfma {  // AMD Matrix Instruction Calculator, V_MFMA_F32_16X16X16_F16
   }
 };
 
-struct Wmma {  // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate"; operands without their second half
+struct
+    Wmma {  // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate"; operands without their second half
   using P = Rdna;
   static constexpr int kColumns = 16, kA = 16, kB = 16, kC = 8;
   static Place a(int i, int k) { return {i, k}; }
@@ -507,7 +531,8 @@ TEST(simt_matrix_load) {
   launch<Nvidia>(1, 32, 32 * 16, 1, [&] {
     const int lane = Nvidia::thread_index();
     char* row = Nvidia::shared_memory() + 16 * lane;  // lane % 8 of matrix lane / 8
-    for (int i = 0; i < 8; ++i) Nvidia::shared_store(reinterpret_cast<uint16_t*>(row) + i, static_cast<uint16_t>(8 * lane + i));
+    for (int i = 0; i < 8; ++i)
+      Nvidia::shared_store(reinterpret_cast<uint16_t*>(row) + i, static_cast<uint16_t>(8 * lane + i));
     Nvidia::warp_sync();
     uint32_t plain[4], transposed[4];
     Nvidia::matrix_load(plain, row);

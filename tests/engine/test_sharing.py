@@ -22,15 +22,15 @@ def llama(checkpoints):
 
 def test_rotary_tables_never_shrink(llama, monkeypatch):
     """A short request that began to reserve first, and would end last, leaves a long one its tables."""
-    compute, short_began, long_ended = rope.tables, threading.Event(), threading.Event()
+    compute, short_began, long_ended = rope.step_tables, threading.Event(), threading.Event()
 
-    def slow_tables(frequencies, length):
+    def slow_tables(config, head_dim, length, divisors):
         if length == 10:
             short_began.set()
             long_ended.wait(timeout=1)  # where a lock makes the long one wait, nobody comes
-        return compute(frequencies, length)
+        return compute(config, head_dim, length, divisors)
 
-    monkeypatch.setattr(rope, "tables", slow_tables)
+    monkeypatch.setattr(rope, "step_tables", slow_tables)
     short = threading.Thread(target=llama.decoder.reserve, args=(10,))
     short.start()
     short_began.wait()
@@ -38,7 +38,7 @@ def test_rotary_tables_never_shrink(llama, monkeypatch):
     long_ended.set()
     short.join()
     llama.decoder.reserve(20)
-    assert [len(table) for table in llama.decoder._rope_tables] == [50, 50]
+    assert [len(table) for table in llama.decoder._step_tables] == [50, 50]
 
 
 def test_each_request_counts_its_own_rereferences(llama):

@@ -105,4 +105,6 @@ Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
 }  // namespace fdpp
 
 // What the kernels were compiled for, for `fdpp info` (fdpp/native.py).
-extern "C" __attribute__((visibility("default"))) const char* fdpp_gpu_architectures() { return FDPP_GPU_ARCHITECTURES; }
+extern "C" __attribute__((visibility("default"))) const char* fdpp_gpu_architectures() {
+  return FDPP_GPU_ARCHITECTURES;
+}

@@ -31,8 +31,8 @@ const Tensor* address(const OptionalTensor& tensor) { return tensor.has_value() 
 }  // namespace
 
 AttentionParams attention_params(const AttentionArguments& arguments) {
-  const auto& [q, k_cache, v_cache, cache_seqlens, block_table, softmax_scale, phi, window, softcap, alibi_slopes, sinks,
-               num_splits, rereference_count] = arguments;
+  const auto& [q, k_cache, v_cache, cache_seqlens, block_table, softmax_scale, phi, window, softcap, alibi_slopes,
+               sinks, num_splits, rereference_count] = arguments;
   const Argument query(kOp, "q", q);
   AttentionParams p{};
   p.dtype = query.floating();
@@ -59,7 +59,10 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
   p.v = cache.v;
   p.layout = cache.layout;
   p.kv_heads = cache.kv_heads;
-  Argument(kOp, "cache_seqlens", cache_seqlens).same_device_as(query).dtype(ScalarType::Int).shape("[B]", {p.batch})
+  Argument(kOp, "cache_seqlens", cache_seqlens)
+      .same_device_as(query)
+      .dtype(ScalarType::Int)
+      .shape("[B]", {p.batch})
       .contiguous();
   p.cache_seqlens = static_cast<const int32_t*>(cache_seqlens.data_ptr());
   p.softmax_scale = static_cast<float>(softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(d))));
@@ -84,10 +87,14 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
     const Argument count(kOp, "rereference_count", *rereference_count);
     count.same_device_as(query).dtype(ScalarType::Long).shape("[Hq]", {p.query_heads}).contiguous();
     const Written written[]{{kOp, "rereference_count", *rereference_count}};
-    const std::pair<const char*, const Tensor*> read[]{
-        {"q", &q}, {"k_cache", &k_cache}, {"v_cache", &v_cache}, {"cache_seqlens", &cache_seqlens},
-        {"block_table", address(block_table)}, {"phi", address(phi)}, {"alibi_slopes", address(alibi_slopes)},
-        {"sinks", address(sinks)}};
+    const std::pair<const char*, const Tensor*> read[]{{"q", &q},
+                                                       {"k_cache", &k_cache},
+                                                       {"v_cache", &v_cache},
+                                                       {"cache_seqlens", &cache_seqlens},
+                                                       {"block_table", address(block_table)},
+                                                       {"phi", address(phi)},
+                                                       {"alibi_slopes", address(alibi_slopes)},
+                                                       {"sinks", address(sinks)}};
     for (const auto& [name, tensor] : read) {
       if (tensor != nullptr) Argument(kOp, name, *tensor).apart_from(written);
     }

@@ -4,9 +4,7 @@ namespace fdpp {
 
 namespace {
 
-CacheView view_of(const Tensor& cache) {
-  return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
-}
+CacheView view_of(const Tensor& cache) { return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)}; }
 
 }  // namespace
 
@@ -20,8 +18,11 @@ Cache cache_of(const char* op, const Argument& q, int64_t batch, int64_t head_di
   v.same_device_as(q).same_dtype_as(q).shape(dims, {k_cache.size(0), k_cache.size(1), k_cache.size(2), head_dim});
   v.last_dim_contiguous();
   const int64_t slots = k_cache.size(1);
-  Cache cache{view_of(k_cache), view_of(v_cache), {nullptr, 0, slots, k_cache.size(0)},
-              checked_int(op, "the number of kv heads", k_cache.size(2)), slots};
+  Cache cache{view_of(k_cache),
+              view_of(v_cache),
+              {nullptr, 0, slots, k_cache.size(0)},
+              checked_int(op, "the number of kv heads", k_cache.size(2)),
+              slots};
   if (paged) {
     const Argument table(op, "block_table", *block_table);
     table.same_device_as(q).dtype(ScalarType::Int).shape("[B, max_pages]", {batch, kAnySize}).last_dim_contiguous();

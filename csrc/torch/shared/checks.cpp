@@ -68,8 +68,7 @@ Tensor empty_of(const Tensor& like, int32_t dtype, const int64_t* sizes, int64_t
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
 
@@ -212,10 +211,10 @@ Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> size
 
 Tensor empty_floats(const Tensor& like, int64_t count) { return empty_of(like, aoti_torch_dtype_float32(), &count, 1); }
 
-
 Tensor empty_with_last(const Tensor& like, int64_t last) {
   const auto sizes = like.sizes();
-  if (sizes.empty() || sizes.size() > 16) throw std::runtime_error("fdpp: tensors have 1 to 16 dimensions; got " + describe(like));
+  if (sizes.empty() || sizes.size() > 16)
+    throw std::runtime_error("fdpp: tensors have 1 to 16 dimensions; got " + describe(like));
   int64_t changed[16];
   for (size_t d = 0; d < sizes.size(); ++d) changed[d] = sizes[d];
   changed[sizes.size() - 1] = last;

@@ -71,7 +71,7 @@ std::string describe(const Tensor& tensor);
 int checked_int(const char* op, const char* name, int64_t value);
 
 Tensor empty_like_device(const Tensor& like, std::initializer_list<int64_t> sizes);
-Tensor empty_floats(const Tensor& like, int64_t count);  // float32 and int32 scratch on the device of `like`
+Tensor empty_floats(const Tensor& like, int64_t count);    // float32 and int32 scratch on the device of `like`
 Tensor empty_with_last(const Tensor& like, int64_t last);  // sizes of `like`, another last one; contiguous
 
 // Rows of a tensor whose last dimension is contiguous: row i begins at (i / inner) * outer_stride + (i % inner) *

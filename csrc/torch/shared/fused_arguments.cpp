@@ -91,21 +91,33 @@ RopeCall rope_call(const RopeArguments& arguments) {
   p.k_cache = cache.k;
   p.v_cache = cache.v;
   const auto check_new = [&](const char* name, const Tensor& tensor) {
-    Argument(kOp, name, tensor).same_device_as(query).same_dtype_as(query)
-        .shape("[B, Sq, Hkv, D]", {p.batch, p.query_len, p.kv_heads, p.head_dim}).last_dim_contiguous();
+    Argument(kOp, name, tensor)
+        .same_device_as(query)
+        .same_dtype_as(query)
+        .shape("[B, Sq, Hkv, D]", {p.batch, p.query_len, p.kv_heads, p.head_dim})
+        .last_dim_contiguous();
   };
   check_new("k", k);
   check_new("v", v);
   const Argument cosines(kOp, "cos", cos);
-  cosines.same_device_as(query).dtype(ScalarType::Float).shape("[max_position, rot / 2]", {kAnySize, kAnySize})
+  cosines.same_device_as(query)
+      .dtype(ScalarType::Float)
+      .shape("[max_position, rot / 2]", {kAnySize, kAnySize})
       .contiguous();
-  if (2 * cos.size(1) > p.head_dim) cosines.fail("have at most head_dim / 2 columns, " + std::to_string(p.head_dim / 2));
+  if (2 * cos.size(1) > p.head_dim)
+    cosines.fail("have at most head_dim / 2 columns, " + std::to_string(p.head_dim / 2));
   const int64_t max_position = cos.size(0);
-  Argument(kOp, "sin", sin).same_device_as(query).dtype(ScalarType::Float)
-      .shape("[max_position, rot / 2]", {max_position, cos.size(1)}).contiguous();
+  Argument(kOp, "sin", sin)
+      .same_device_as(query)
+      .dtype(ScalarType::Float)
+      .shape("[max_position, rot / 2]", {max_position, cos.size(1)})
+      .contiguous();
   p.rotated_dim = static_cast<int>(2 * cos.size(1));
-  Argument(kOp, "positions", positions).same_device_as(query).dtype(ScalarType::Int)
-      .shape("[B, Sq]", {p.batch, p.query_len}).last_dim_contiguous();
+  Argument(kOp, "positions", positions)
+      .same_device_as(query)
+      .dtype(ScalarType::Int)
+      .shape("[B, Sq]", {p.batch, p.query_len})
+      .last_dim_contiguous();
   const Written written[]{{kOp, "k_cache", k_cache}, {kOp, "v_cache", v_cache}};
   Argument(kOp, "v_cache", v_cache).apart_from({written, 1});
   const std::pair<const char*, const Tensor&> read[]{{"q", q},     {"k", k},     {"v", v},

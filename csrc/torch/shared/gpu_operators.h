@@ -72,8 +72,8 @@ struct GpuOperators {
     return run_flat_gemm(backend, arguments, call, static_cast<int>(config));
   }
 
-  static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                       bool gated) {
+  static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                       const OptionalTensor& residual, bool gated) {
     const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     const LinearParams& p = call.params;

@@ -56,8 +56,9 @@ class Tables {
       return row.impl == Impl::flat_gemm && row.config >= flat_gemm_configs(device, row.dtype);
     });
     if (left_out > 0) {
-      std::fprintf(stderr, "fdpp: %s has no such configuration of flat_gemm as %lld rows of its dataflow table name: left out\n",
-                   name.c_str(), static_cast<long long>(left_out));
+      std::fprintf(
+          stderr, "fdpp: %s has no such configuration of flat_gemm as %lld rows of its dataflow table name: left out\n",
+          name.c_str(), static_cast<long long>(left_out));
     }
     all_.push_back(std::make_unique<const DataflowTable>(rows));
     in_force_[device].store(all_.back().get(), std::memory_order_release);

@@ -33,7 +33,9 @@ class SimtBackend {
   int resident_blocks(const Params&) const {
     return 1;
   }
-  AttentionTiles attention_tiles(int head_dim, int tile) const { return simt::attention_tiles(kMachine, head_dim, tile); }
+  AttentionTiles attention_tiles(int head_dim, int tile) const {
+    return simt::attention_tiles(kMachine, head_dim, tile);
+  }
   // Time passes with the keys alone, so that short sequences are split, too.
   AttentionCosts attention_costs() const { return {1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0}; }
 
@@ -72,11 +74,14 @@ std::string linear_device(int device) {
 
 int flat_gemm_configs(int device, DType dtype) {
   if (dtype == DType::f32) return 0;
-  const int tiles = device == kAnyDevice ? kFlatTiles : simt::linear_tiles(static_cast<simt::Machine>(device)).fitting(kSharedBytes);
+  const int tiles =
+      device == kAnyDevice ? kFlatTiles : simt::linear_tiles(static_cast<simt::Machine>(device)).fitting(kSharedBytes);
   return tiles * kNumSpreads;
 }
 
-Choice linear_rule(int, DType dtype, int64_t, int64_t K, int64_t M) { return gpu_rule({kBandwidth, kMultiplies}, dtype, K, M); }
+Choice linear_rule(int, DType dtype, int64_t, int64_t K, int64_t M) {
+  return gpu_rule({kBandwidth, kMultiplies}, dtype, K, M);
+}
 
 Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
   const LinearTiles& tiles = simt::linear_tiles(static_cast<simt::Machine>(device));

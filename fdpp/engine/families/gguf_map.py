@@ -107,7 +107,7 @@ def rope_parameters(
     if kind == "longrope":
         if factor != 1.0:
             raise CheckpointError(f"rope.scaling.factor: expected none with longrope, got {factor!r:.80}")
-        return parameters | rope_factors | {"attention_factor": attention}
+        return {**parameters, **rope_factors, "attention_factor": attention}
     return parameters | {
         "factor": factor,
         "beta_fast": metadata.get(scaling + "yarn_beta_fast"),

@@ -59,17 +59,27 @@ def first(*candidates: Any) -> Any:
     return next((value for value in candidates if value is not None), None)
 
 
+def _value(source: Mapping[str, Any], key: str) -> Any:
+    """What the file says, None where it says nothing: the classes of the scalings check it."""
+    return source.get(key)
+
+
 def _linear(parameters: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     return {"linear_factor": parameters.get("factor")}
 
 
 def _dynamic(parameters: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"scaling": DynamicScaling(parameters.get("factor"), config.get("max_position_embeddings"))}
+    return {"scaling": DynamicScaling(_value(parameters, "factor"), _value(config, "max_position_embeddings"))}
 
 
 def _llama3(parameters: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("factor", "low_freq_factor", "high_freq_factor")
-    return {"scaling": Llama3Scaling(*map(parameters.get, keys), _original_length(parameters, config))}
+    scaling = Llama3Scaling(
+        factor=_value(parameters, "factor"),
+        low_freq_factor=_value(parameters, "low_freq_factor"),
+        high_freq_factor=_value(parameters, "high_freq_factor"),
+        original_max_positions=_original_length(parameters, config),
+    )
+    return {"scaling": scaling}
 
 
 def _yarn(parameters: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
