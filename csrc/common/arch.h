@@ -1,5 +1,6 @@
-// What a GPU kernel may ask of an architecture. Kernels are templates over a policy `P`, a struct of static functions: one per
-// kind of hardware (csrc/cuda, csrc/hip) and its twin on the host (csrc/simt), which runs the same kernels in every test.
+// What a GPU kernel may ask of an architecture. Kernels are templates over a policy `P`, a struct of static functions:
+// one per kind of hardware (csrc/cuda, csrc/hip) and its twin on the host (csrc/simt), which runs the same kernels in
+// every test.
 //
 // Execution
 //   P::kWarpSize                              lanes of a warp: 32 or 64

@@ -1,7 +1,7 @@
 // What one block of the GPU attention kernel has to do, and the scratch through which blocks meet.
 //
-// The query heads of a kv head times the new tokens are its rows; a block has up to 16 of them and one split of the keys of
-// one (sequence, kv head): the split is what varies fastest over the grid.
+// The query heads of a kv head times the new tokens are its rows; a block has up to 16 of them and one split of the
+// keys of one (sequence, kv head): the split is what varies fastest over the grid.
 #pragma once
 
 #include "common/macros.h"
@@ -22,7 +22,8 @@ FDPP_INLINE int64_t attention_units(const AttentionParams& p) {
   return int64_t{p.batch} * p.kv_heads * attention_row_tiles(p);
 }
 
-// AttentionParams::partial [units, splits, 16, D + 2]: o [D], l, r of each row. What it holds at the start does not matter.
+// AttentionParams::partial [units, splits, 16, D + 2]: o [D], l, r of each row. What it holds at the start does not
+// matter.
 FDPP_INLINE constexpr int64_t attention_state_floats(int head_dim) { return int64_t{kRowTile} * (head_dim + 2); }
 
 FDPP_INLINE int64_t attention_partial_floats(const AttentionParams& p) {

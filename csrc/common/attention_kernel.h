@@ -2,8 +2,9 @@
 // 2311.01282), section 3. P is an architecture (arch.h), T the dtype of the tensors, D the head_dim, kVariant one of
 // its tiles (attention_tiles.h).
 //
-// A block has 16 rows and one split of the keys (attention_block.h). Its warps walk tiles of 16 keys in turn, each through
-// shared memory of its own (key_stream.h), and meet only at the end. The last block to finish a unit merges its splits.
+// A block has 16 rows and one split of the keys (attention_block.h). Its warps walk tiles of 16 keys in turn, each
+// through shared memory of its own (key_stream.h), and meet only at the end. The last block to finish a unit merges its
+// splits.
 #pragma once
 
 #include <math.h>

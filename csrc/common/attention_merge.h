@@ -1,8 +1,8 @@
-// Merging states (r, l, o) of the 16 rows of a block: those of its warps, and those of the splits of a sequence. Sums have a
-// fixed order, so that results do not depend on who was first.
+// Merging states (r, l, o) of the 16 rows of a block: those of its warps, and those of the splits of a sequence. Sums
+// have a fixed order, so that results do not depend on who was first.
 //
-// A trip to the memory that blocks share takes longer than all arithmetic of a merge. So l and r of the splits come in one
-// trip, together with the first o of every thread; and where rows are few, threads share the states of an element.
+// A trip to the memory that blocks share takes longer than all arithmetic of a merge. So l and r of the splits come in
+// one trip, together with the first o of every thread; and where rows are few, threads share the states of an element.
 #pragma once
 
 #include <math.h>
@@ -19,7 +19,8 @@ class AttentionMerge {
   static constexpr int kStagedFloats = kRowTile * (kMaxSplits + 8);  // l, or r, of all splits: see load_sums()
 
  public:
-  // The state of a warp in shared memory: o [16, kRowStride], l [16], r [16]. The stride spreads a column over the banks.
+  // The state of a warp in shared memory: o [16, kRowStride], l [16], r [16]. The stride spreads a column over the
+  // banks.
   static constexpr int kRowStride = D + 4;
   static constexpr int kSumsBegin = kRowTile * kRowStride;
   static constexpr int kWarpStateBytes = (kSumsBegin + 2 * kRowTile) * static_cast<int>(sizeof(float));
@@ -31,8 +32,8 @@ class AttentionMerge {
   FDPP_INLINE AttentionMerge(const AttentionParams& params, const AttentionBlock& block, float* result)
       : p_(params), block_(block), result_(result) {}
 
-  // Merges the states of `count` warps, `stride` floats apart. The merged state goes to `partial`, or, when that is null,
-  // becomes the output. For the whole block; r of the states is overwritten.
+  // Merges the states of `count` warps, `stride` floats apart. The merged state goes to `partial`, or, when that is
+  // null, becomes the output. For the whole block; r of the states is overwritten.
   FDPP_INLINE void warps(float* states, int stride, int count, float* partial) const {
     const Sums sums{states + kSumsBegin, states + kSumsBegin + kRowTile, stride, 1};
     weigh(sums, count, partial == nullptr ? sink() : SinkState{0.0f, 0.0f});
@@ -100,7 +101,8 @@ class AttentionMerge {
     }
   };
 
-  // What a thread adds up: the vectors `vector`, `vector` + kThreads ... of o, of the states `team`, `team` + `teams` ...
+  // What a thread adds up: the vectors `vector`, `vector` + kThreads ... of o, of the states `team`, `team` + `teams`
+  // ...
   struct Share {
     int vectors, teams, team, vector;
   };
@@ -178,8 +180,9 @@ class AttentionMerge {
     return {{float_to_bits(x[0]), float_to_bits(x[1]), float_to_bits(x[2]), float_to_bits(x[3])}};
   }
 
-  // l and r of all states, vector by vector, from where they lie as [l [16], r [16]] to shared memory. There, states are
-  // what varies fastest, and rows kMaxSplits + 8 apart: so lanes that weigh states of several rows meet different banks.
+  // l and r of all states, vector by vector, from where they lie as [l [16], r [16]] to shared memory. There, states
+  // are what varies fastest, and rows kMaxSplits + 8 apart: so lanes that weigh states of several rows meet different
+  // banks.
   FDPP_INLINE void load_sums(Bytes16 (&x)[kStaged], const float* states, int begin, int count) const {
     FDPP_UNROLL
     for (int i = 0; i < kStaged; ++i) {

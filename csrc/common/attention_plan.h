@@ -1,5 +1,5 @@
-// Which tile an attention launch on a GPU takes and how many splits its keys get: a pure function of the capacity and the machine,
-// never of lengths that the device holds, so that a plan stays valid in a captured graph.
+// Which tile an attention launch on a GPU takes and how many splits its keys get: a pure function of the capacity and
+// the machine, never of lengths that the device holds, so that a plan stays valid in a captured graph.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +32,9 @@ struct AttentionPlan {
   int tile, num_splits;
 };
 
-// The time of `blocks` equal blocks with `iterations` tiles for each warp, in waves. In a last wave that does not fill the device some
-// multiprocessors have all their blocks nonetheless, unless there are fewer blocks than multiprocessors.
+// The time of `blocks` equal blocks with `iterations` tiles for each warp, in waves. In a last wave that does not fill
+// the device some multiprocessors have all their blocks nonetheless, unless there are fewer blocks than
+// multiprocessors.
 inline double attention_cost(int64_t blocks, int num_splits, int64_t iterations, double iteration_bytes, int resident,
                              const AttentionMachine& machine, const AttentionCosts& costs) {
   const int64_t at_a_time = int64_t{machine.multiprocessors} * resident, waves = blocks / at_a_time,
@@ -49,8 +50,8 @@ inline double attention_cost(int64_t blocks, int num_splits, int64_t iterations,
   return static_cast<double>(waves) * wave(at_a_time) + last + starts + shared;
 }
 
-// The cheapest of attention_cost. `units`: attention_units(); `keys`: the most that a sequence can have; `key_bytes`: of one key and
-// its value.
+// The cheapest of attention_cost. `units`: attention_units(); `keys`: the most that a sequence can have; `key_bytes`:
+// of one key and its value.
 inline AttentionPlan plan_attention(int64_t units, int64_t keys, int64_t key_bytes, AttentionMachine machine,
                                     const AttentionCosts& costs = {}) {
   if (machine.bandwidth == 0.0) machine.bandwidth = 3e10 * machine.multiprocessors;

@@ -17,9 +17,10 @@ struct AttentionTiles {
 constexpr int kKeyTile = 16;        // keys that a warp takes at a time
 constexpr int kAttentionTiles = 2;  // small blocks; and one large block of a multiprocessor, of more warps
 
-// Copies that bypass registers: 99 KiB is what a block can have on the smallest of these parts; larger parts run two or three
-// blocks at a time, which keeps 35 to 105 KB on their way per multiprocessor. A large block has 128 KB on their way and twice the
-// warps for a sequence, which wins where there are few sequences (measured on an H200); many follow each other better in small ones.
+// Copies that bypass registers: 99 KiB is what a block can have on the smallest of these parts; larger parts run two or
+// three blocks at a time, which keeps 35 to 105 KB on their way per multiprocessor. A large block has 128 KB on their
+// way and twice the warps for a sequence, which wins where there are few sequences (measured on an H200); many follow
+// each other better in small ones.
 FDPP_INLINE constexpr AttentionTiles async_tiles(int head_dim, int tile) {
   constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
   if (tile == 1) {
@@ -34,8 +35,9 @@ FDPP_INLINE constexpr AttentionTiles async_tiles(int head_dim, int tile) {
   return {2, 2, 2, 16, kLimit, 2};
 }
 
-// Copies through registers overlap nothing within a wave: one stage, so that more waves fit and overlap each other (double
-// buffering gained nothing on MI210, FlashDecoding++ section 5). All loads of a tile start before the first is waited for.
+// Copies through registers overlap nothing within a wave: one stage, so that more waves fit and overlap each other
+// (double buffering gained nothing on MI210, FlashDecoding++ section 5). All loads of a tile start before the first is
+// waited for.
 FDPP_INLINE constexpr AttentionTiles register_tiles(int head_dim, int tile) {
   if (tile > 0) return {};
   return {head_dim <= 128 ? 4 : 2, 1, 16, 8, 64 * 1024, 1};

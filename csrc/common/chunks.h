@@ -1,5 +1,5 @@
-// Elements in global memory: one by one, and in chunks of 8, which of the narrow dtypes are 16 bytes in one load or store where
-// the rows allow it.
+// Elements in global memory: one by one, and in chunks of 8, which of the narrow dtypes are 16 bytes in one load or
+// store where the rows allow it.
 #pragma once
 
 #include "common/arch.h"

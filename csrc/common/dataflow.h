@@ -44,8 +44,8 @@ class DataflowTable {
 
   explicit DataflowTable(const std::vector<Row>& rows);
 
-  // The choice at the smallest measured M that is not below the given one; none beyond the largest measured M, and for shapes
-  // that were never measured.
+  // The choice at the smallest measured M that is not below the given one; none beyond the largest measured M, and for
+  // shapes that were never measured.
   std::optional<Choice> find(DType dtype, int64_t N, int64_t K, int64_t M) const;
 
  private:
@@ -59,23 +59,24 @@ class DataflowTable {
 
 // The rules for shapes without a measurement.
 //
-// On a processor: the GEMV reads the weights once per row of x, so it serves one row; the
-// flat GEMM reads them once in all and stays bound by memory until its arithmetic, which grows with M, takes longer than
-// the read; from there on the vendor's blocked GEMM wins. Where that is was measured (fdpp/dataflow_tables).
+// On a processor: the GEMV reads the weights once per row of x, so it serves one row; the flat GEMM reads them once in
+// all and stays bound by memory until its arithmetic, which grows with M, takes longer than the read; from there on the
+// vendor's blocked GEMM wins. Where that is was measured (fdpp/dataflow_tables).
 Choice cpu_rule(DType dtype, int64_t M);
 
 // On a GPU, from what its maker states.
 //
-// A to B, the paper's M1: the GEMV multiplies on the vector units. For each weight it spends M multiplications, M / 2 conversions of
-// x, which two rows of weights share, one conversion of the weight, and some for loads and addresses: 1.6 (M + 1) instructions, as
-// counted in machine code (3.0 at M = 1, 8.1 at M = 4). It serves as long as they would take half the time of the read of the
-// weight, at most: loads and arithmetic do not overlap perfectly. That gives the A100 M1 = 2, or 3 with its slower memory of 40 GB;
-// the paper measured 2 to 3.
+// A to B, the paper's M1: the GEMV multiplies on the vector units. For each weight it spends M multiplications, M / 2
+// conversions of x, which two rows of weights share, one conversion of the weight, and some for loads and addresses:
+// 1.6 (M + 1) instructions, as counted in machine code (3.0 at M = 1, 8.1 at M = 4). It serves as long as they would
+// take half the time of the read of the weight, at most: loads and arithmetic do not overlap perfectly. That gives the
+// A100 M1 = 2, or 3 with its slower memory of 40 GB; the paper measured 2 to 3.
 //
-// B to C, M2: up to M = 8 a weight of 16 rows meets one fragment of x. On an H200 the flat GEMM then has 0.96 to 1.3 times the
-// vendor's speed over twelve shapes; at M = 12 and 16, where it reads x twice as often, 0.84 to 0.98 times.
+// B to C, M2: up to M = 8 a weight of 16 rows meets one fragment of x. On an H200 the flat GEMM then has 0.96 to 1.3
+// times the vendor's speed over twelve shapes; at M = 12 and 16, where it reads x twice as often, 0.84 to 0.98 times.
 //
-// A K that is no multiple of 8 elements leaves rows that 16-byte accesses cannot have, and float32 has no matrix unit: the vendor's.
+// A K that is no multiple of 8 elements leaves rows that 16-byte accesses cannot have, and float32 has no matrix unit:
+// the vendor's.
 struct GpuFacts {
   double bandwidth;   // bytes per second; 0: unknown
   double multiplies;  // float32 multiplications and additions per second, on the vector units

@@ -1,9 +1,10 @@
-// ImplB without a stop in shared memory: each lane loads its operands of the matrix unit from memory, 16 bytes at a time, into a ring
-// of registers. P is an architecture (arch.h), T the dtype, kVariant one of its direct tiles (linear_tiles.h).
+// ImplB without a stop in shared memory: each lane loads its operands of the matrix unit from memory, 16 bytes at a
+// time, into a ring of registers. P is an architecture (arch.h), T the dtype, kVariant one of its direct tiles
+// (linear_tiles.h).
 //
-// The rows of the weight are shared equally among the blocks of one wave, whole rows each, so that no block waits for another. A
-// block takes its rows in tiles; its warps take turns along K and add up their sums at the end of each tile, while the weights of
-// the next one are on their way. x stays in the L1 cache.
+// The rows of the weight are shared equally among the blocks of one wave, whole rows each, so that no block waits for
+// another. A block takes its rows in tiles; its warps take turns along K and add up their sums at the end of each tile,
+// while the weights of the next one are on their way. x stays in the L1 cache.
 #pragma once
 
 #include "common/flat_plan.h"
@@ -84,7 +85,8 @@ class DirectGemm {
     return {static_cast<int>(2 * (pairs * block / blocks)), static_cast<int>(end < N ? end : N)};
   }
 
-  // A slice of a tile, as one lane sees it: the tile's first row, the lane's first element of K and where that lies in its first row.
+  // A slice of a tile, as one lane sees it: the tile's first row, the lane's first element of K and where that lies in
+  // its first row.
   struct Place {
     const T* weight;
     int row, k, step;
@@ -164,7 +166,8 @@ class DirectGemm {
     }
   }
 
-  // The end of a tile. One barrier: the sums of the tile before lie elsewhere, and whoever stores here has passed its barrier.
+  // The end of a tile. One barrier: the sums of the tile before lie elsewhere, and whoever stores here has passed its
+  // barrier.
   FDPP_INLINE static void finish(const LinearParams& p, int first, int end, Sums& sums, int turn) {
     float* const shared = reinterpret_cast<float*>(P::shared_memory()) + turn * kWarps * kSumFloats;
     const int lane = P::thread_index() % P::kWarpSize, warp = P::thread_index() / P::kWarpSize;

@@ -37,8 +37,8 @@ FDPP_INLINE float to_float(float x) { return x; }
 
 FDPP_INLINE float to_float(bf16 x) { return bits_to_float(uint32_t{x.bits} << 16); }
 
-// IEEE 754 binary16: shifted into place, exponent and mantissa form a float that is 2^112 too small, subnormals included;
-// only infinities and NaN want their exponent set.
+// IEEE 754 binary16: shifted into place, exponent and mantissa form a float that is 2^112 too small, subnormals
+// included; only infinities and NaN want their exponent set.
 FDPP_INLINE float to_float(f16 x) {
   const float scaled = bits_to_float(uint32_t{x.bits & 0x7fffu} << 13) * 0x1p112f;
   const uint32_t infinite = (x.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;

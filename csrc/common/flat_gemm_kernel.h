@@ -1,10 +1,11 @@
-// ImplB: y = x W^T for few rows of x, with the weights as the 16-row operand of the matrix unit and x, padded to kColumns
-// rows only, as the other (FlashDecoding++, section 4). P is an architecture (arch.h), T the dtype, kVariant one of its tiles.
+// ImplB: y = x W^T for few rows of x, with the weights as the 16-row operand of the matrix unit and x, padded to
+// kColumns rows only, as the other (FlashDecoding++, section 4). P is an architecture (arch.h), T the dtype, kVariant
+// one of its tiles.
 //
 // The warps of a block walk the slices of K of its share (flat_plan.h) in turn, each through shared memory of its own
-// (weight_stream.h), on over the ends of tiles: the next tile's weights are on their way while one is finished. At
-// the end of a tile they add up their sums, and, where blocks share it, the last block to arrive adds up theirs; always in the
-// same order.
+// (weight_stream.h), on over the ends of tiles: the next tile's weights are on their way while one is finished. At the
+// end of a tile they add up their sums, and, where blocks share it, the last block to arrive adds up theirs; always in
+// the same order.
 #pragma once
 
 #include "common/flat_plan.h"

@@ -1,9 +1,9 @@
 // How the work of a flat GEMM is shared among blocks, and which tile and how many blocks a shape gets: pure functions.
 //
 // The work is a sequence of steps, one slice of K of one tile after another, tile by tile; block b of G has the steps
-// [b T / G, (b + 1) T / G). As many blocks as tiles: each has its own. A multiple: split-K. Any other number, such as what
-// the device runs at a time: every block has the same share, wherever that begins ("Stream-K", arXiv 2301.03598). Blocks
-// that share a tile leave their sums to the last of them.
+// [b T / G, (b + 1) T / G). As many blocks as tiles: each has its own. A multiple: split-K. Any other number, such as
+// what the device runs at a time: every block has the same share, wherever that begins ("Stream-K", arXiv 2301.03598).
+// Blocks that share a tile leave their sums to the last of them.
 #pragma once
 
 #include <algorithm>
@@ -39,8 +39,8 @@ FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int columns, FlatTile ti
   return blocks * 2 * tile.rows * columns;
 }
 
-// How a tile's work is spread: kWhole, a block for each tile; kBalanced, equal shares for what the device runs at a time; n > 1:
-// n blocks for each tile.
+// How a tile's work is spread: kWhole, a block for each tile; kBalanced, equal shares for what the device runs at a
+// time; n > 1: n blocks for each tile.
 constexpr int kWhole = 1, kBalanced = 0;
 constexpr int kSpreads[] = {kWhole, kBalanced, 2, 4, 8};
 constexpr int kNumSpreads = sizeof(kSpreads) / sizeof(kSpreads[0]);
@@ -80,11 +80,12 @@ struct FlatMachine {
 
 // The time of a launch, in bytes that one multiprocessor could have streamed meanwhile.
 //
-// FlashDecoding++, section 4: a row of a tile moves K elements of the weight, M results, and M K / BN of x. The last come from the
-// L2, whose rate is about half as much again as that of memory: they cost something only in narrow tiles. N / BN blocks are what
-// runs in parallel. Multiprocessors that run a last wave alone draw up to twice their share of the bandwidth. What is on its way to
-// a multiprocessor has to cover its bandwidth times the latency of loaded memory (Little's law), some 1.2 us. Tiles shared between
-// blocks cost writing and reading their sums, and the two dependent trips to memory until the last block has them, some 2 us.
+// FlashDecoding++, section 4: a row of a tile moves K elements of the weight, M results, and M K / BN of x. The last
+// come from the L2, whose rate is about half as much again as that of memory: they cost something only in narrow tiles.
+// N / BN blocks are what runs in parallel. Multiprocessors that run a last wave alone draw up to twice their share of
+// the bandwidth. What is on its way to a multiprocessor has to cover its bandwidth times the latency of loaded memory
+// (Little's law), some 1.2 us. Tiles shared between blocks cost writing and reading their sums, and the two dependent
+// trips to memory until the last block has them, some 2 us.
 inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident, const FlatWork& work, int64_t blocks,
                         int columns, const FlatMachine& machine) {
   constexpr double kElement = 2.0, kCacheRate = 1.5, kLoneRate = 2.0, kLatency = 1.2e-6, kSharing = 2e-6;
@@ -103,8 +104,8 @@ inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident
   return time + kSharing * bandwidth + 2.0 * sizeof(float) * rows * m;
 }
 
-// Where there are direct tiles, what won on an H200 (bench/results): the direct one where each block has at least one tile of rows, the
-// large one where N is smaller. Elsewhere the cheapest configuration of flat_cost.
+// Where there are direct tiles, what won on an H200 (bench/results): the direct one where each block has at least one
+// tile of rows, the large one where N is smaller. Elsewhere the cheapest configuration of flat_cost.
 inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const FlatTile (&tiles)[kFlatTiles],
                           const FlatMachine& machine) {
   if (const int64_t blocks = int64_t{machine.multiprocessors} * machine.resident[kDirectTile]; blocks > 0) {
@@ -131,8 +132,9 @@ inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const Fl
   return best;
 }
 
-// One tile, one number of columns and one spread for all M make a row's sums independent of the rows around it: the slices of K
-// and their order are then the same. kBalanced is none of these spreads, as its shares begin where the number of tiles says.
+// One tile, one number of columns and one spread for all M make a row's sums independent of the rows around it: the
+// slices of K and their order are then the same. kBalanced is none of these spreads, as its shares begin where the
+// number of tiles says.
 constexpr int kBatchInvariantColumns = 16;
 
 inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N,

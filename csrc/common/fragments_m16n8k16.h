@@ -7,8 +7,8 @@
 // Interface of all fragments: a 16 x 16 accumulator lies as kValues values in a lane, in kSlots rows; row(), slot() and
 // column() are its only coordinates. Queries are rows; keys (of scores) and dimensions (of outputs) are columns.
 //
-// Interface for linear layers: 16 rows of the weight by kInputs rows of x, both as rows of 16 elements in shared memory, give
-// kOutputs sums in a lane, at output_row() of the weight and output_column() of x.
+// Interface for linear layers: 16 rows of the weight by kInputs rows of x, both as rows of 16 elements in shared
+// memory, give kOutputs sums in a lane, at output_row() of the weight and output_column() of x.
 #pragma once
 
 #include "common/arch.h"
@@ -94,9 +94,9 @@ struct FragmentsM16N8K16 {
     return {{P::shared_load(pair), P::shared_load(pair + 4)}};
   }
 
-  // Operands straight from memory. A sum does not depend on the order of its terms, so a lane's two pairs of K in each of two products
-  // are 8 elements that lie side by side: row direct_row() of the weight's fragment, and 8 below, and of x, from element
-  // direct_element() of kDirectDepth on.
+  // Operands straight from memory. A sum does not depend on the order of its terms, so a lane's two pairs of K in each
+  // of two products are 8 elements that lie side by side: row direct_row() of the weight's fragment, and 8 below, and
+  // of x, from element direct_element() of kDirectDepth on.
   static constexpr int kDirectDepth = 32;
   FDPP_INLINE static int direct_row(int lane) { return lane / 4; }
   FDPP_INLINE static int direct_element(int lane) { return lane % 4 * 8; }

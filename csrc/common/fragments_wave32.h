@@ -1,10 +1,10 @@
-// Fragments of 16 x 16 for waves of 32 lanes with a 16 x 16 x 16 matrix instruction ("RDNA3 Instruction Set Architecture",
-// V_WMMA_F32_16X16X16: operands hold row lane % 16 with all 16 depths, the same in both halves of the wave; results hold
-// column lane % 16 and rows 2 i + lane / 16). Beside arch.h, P has
+// Fragments of 16 x 16 for waves of 32 lanes with a 16 x 16 x 16 matrix instruction ("RDNA3 Instruction Set
+// Architecture", V_WMMA_F32_16X16X16: operands hold row lane % 16 with all 16 depths, the same in both halves of the
+// wave; results hold column lane % 16 and rows 2 i + lane / 16). Beside arch.h, P has
 //   void P::multiply<T>(float (&c)[8], const uint32_t (&a)[8], const uint32_t (&b)[8])    c += a b
 //
-// The products are computed transposed (K Q^T and V^T P^T): the scores of a query lie in lanes i and i + 16, which exchange
-// them to form the operand that follows. Interface: fragments_m16n8k16.h.
+// The products are computed transposed (K Q^T and V^T P^T): the scores of a query lie in lanes i and i + 16, which
+// exchange them to form the operand that follows. Interface: fragments_m16n8k16.h.
 #pragma once
 
 #include "common/arch.h"

@@ -1,6 +1,6 @@
-// Fragments of 16 x 16 for waves of 64 lanes with a 16 x 16 x 16 matrix instruction ("AMD Instinct MI200 / MI300 Instruction
-// Set Architecture", V_MFMA_F32_16X16X16: operands hold row lane % 16 and depths 4 (lane / 16) + i, results column lane % 16 and
-// rows 4 (lane / 16) + i). Beside arch.h, P has
+// Fragments of 16 x 16 for waves of 64 lanes with a 16 x 16 x 16 matrix instruction ("AMD Instinct MI200 / MI300
+// Instruction Set Architecture", V_MFMA_F32_16X16X16: operands hold row lane % 16 and depths 4 (lane / 16) + i, results
+// column lane % 16 and rows 4 (lane / 16) + i). Beside arch.h, P has
 //   void P::multiply<T>(float (&c)[4], Bytes8 a, Bytes8 b)    c += a b
 //
 // The products are computed transposed (K Q^T and V^T P^T), so that a lane's scores are its part of the operand that

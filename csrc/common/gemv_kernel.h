@@ -1,8 +1,8 @@
 // ImplA: y = x W^T by dot products on the vector units, for a few rows of x (FlashDecoding++, section 5). P is an
 // architecture (arch.h), T the dtype, kRows the rows of x that a block takes.
 //
-// A warp has kOutputs rows of the weight, or shares them with a team of warps that take turns along K: with few rows of the
-// weight, teams keep enough loads on their way. Weights pass the caches, x stays in them. The block shape is data.
+// A warp has kOutputs rows of the weight, or shares them with a team of warps that take turns along K: with few rows of
+// the weight, teams keep enough loads on their way. Weights pass the caches, x stays in them. The block shape is data.
 #pragma once
 
 #include "common/linear_epilogue.h"

@@ -11,8 +11,8 @@ namespace fdpp {
 
 constexpr int kGemvRows = 4;  // the most rows of x that share a read of the weight
 
-// The smallest team (its logarithm) that keeps the warps busy which run at a time, where blocks come in waves: within 5 % of the
-// best share of them that has rows. A lane gets at least one batch of chunks, as far as K goes.
+// The smallest team (its logarithm) that keeps the warps busy which run at a time, where blocks come in waves: within 5
+// % of the best share of them that has rows. A lane gets at least one batch of chunks, as far as K goes.
 inline int plan_gemv_team(int64_t N, int64_t K, int64_t M, int64_t resident_blocks, const LinearTiles& tiles) {
   const GemvTile& tile = tiles.gemv;
   const int64_t row_tiles = (M + kGemvRows - 1) / kGemvRows, batch = int64_t{kChunk} * tiles.warp_size * tile.unroll;

@@ -50,9 +50,10 @@ Residency residency(const Kernel& kernel, int device);
 // `params`: those that kernel_of() was asked for. Nothing happens without blocks.
 const char* launch(const Kernel& kernel, const void* params, void* stream, int device);
 
-// Counters that are 0, for blocks that wait for nobody else: those of launches that may run at the same time are different ones. A
-// launch leaves them at 0, so that none has to be cleared. Those of a stream live as long as the process, those of a graph as long
-// as the graph. (One graph that is instantiated twice has them once: its instances must not run at the same time.)
+// Counters that are 0, for blocks that wait for nobody else: those of launches that may run at the same time are
+// different ones. A launch leaves them at 0, so that none has to be cleared. Those of a stream live as long as the
+// process, those of a graph as long as the graph. (One graph that is instantiated twice has them once: its instances
+// must not run at the same time.)
 struct Arrivals {
   const char* problem;
   int32_t* counters;

@@ -1,4 +1,5 @@
-// The keys and values of one warp on their way through shared memory: tiles of 16, in a ring of stages of the warp's own.
+// The keys and values of one warp on their way through shared memory: tiles of 16, in a ring of stages of the warp's
+// own.
 #pragma once
 
 #include "common/arch.h"
@@ -49,7 +50,8 @@ class KeyStream {
   static constexpr int kChunkElements = 16 / static_cast<int>(sizeof(T)),
                        kChunks = D / kChunkElements;  // 16 bytes; of a row
 
-  // Copies through registers (one stage) need all that there are for what is on its way: none are left for a second form.
+  // Copies through registers (one stage) need all that there are for what is on its way: none are left for a second
+  // form.
   static constexpr bool kRuns = kStages > 1;
 
   // Looks up key lane % 16 of the next tile: one tile ahead, so that copies need not wait for the block table.
@@ -82,7 +84,8 @@ class KeyStream {
     copy_keys(to);
   }
 
-  // `keys` keys that follow each other in one block: a lane has the same place in every row, and addresses a constant step.
+  // `keys` keys that follow each other in one block: a lane has the same place in every row, and addresses a constant
+  // step.
   FDPP_INLINE void copy_run(T* to, int block, int offset, int keys) const {
     constexpr int kRows = P::kWarpSize / kChunks;  // that a warp copies at once; lanes may be left over
     const int lane = P::thread_index() % P::kWarpSize, row = lane / kChunks, element = lane % kChunks * kChunkElements;

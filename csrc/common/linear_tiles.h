@@ -24,13 +24,14 @@ struct FlatTile {
   bool direct = false;  // direct_gemm_kernel.h: stages are slices in registers, all on their way while one is used
 };
 
-// Narrow; wide, which reads x half as often; direct, without shared memory; and wide by one large block of a multiprocessor.
+// Narrow; wide, which reads x half as often; direct, without shared memory; and wide by one large block of a
+// multiprocessor.
 constexpr int kFlatTiles = 4, kDirectTile = 2, kLargeTile = 3;
 
-// Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; where a multiprocessor has more it
-// runs two or three blocks. The large tile is for parts where a block can have 227 KiB: with N / 32 blocks for about as many
-// multiprocessors it alone has enough on its way. 128 bytes of a row at a time are what memory gives best; many rows of x leave room
-// for half of that.
+// Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; where a multiprocessor
+// has more it runs two or three blocks. The large tile is for parts where a block can have 227 KiB: with N / 32 blocks
+// for about as many multiprocessors it alone has enough on its way. 128 bytes of a row at a time are what memory gives
+// best; many rows of x leave room for half of that.
 FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
   constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
   if (tile == kDirectTile) {

@@ -1,5 +1,6 @@
-// rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. P is an architecture (arch.h), T
-// the dtype, R that of the residual. The norm is that of the sum before it is rounded to R, which may have no room for it.
+// rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. P is an architecture
+// (arch.h), T the dtype, R that of the residual. The norm is that of the sum before it is rounded to R, which may have
+// no room for it.
 #pragma once
 
 #include <math.h>

@@ -1,5 +1,5 @@
-// rope_append (RoFormer, arXiv 2104.09864) on a GPU: a block per token and head of q, k or v. P is an architecture (arch.h), T the
-// dtype.
+// rope_append (RoFormer, arXiv 2104.09864) on a GPU: a block per token and head of q, k or v. P is an architecture
+// (arch.h), T the dtype.
 #pragma once
 
 #include <math.h>
@@ -73,7 +73,8 @@ class RopeAppend {
     for (int i = P::thread_index(); i < count; i += kThreads) to[i] = narrow<P, T>(NAN);
   }
 
-  // (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + half) or (2 i, 2 i + 1) below `rotated`; the rest is copied.
+  // (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + half) or (2 i, 2 i + 1) below `rotated`; the rest is
+  // copied.
   FDPP_INLINE static void rotate(const RopeParams& p, T* to, const T* from, int rotated, int position) {
     const int half = rotated / 2;
     for (int i = P::thread_index(); i < half; i += kThreads) {

@@ -1,6 +1,6 @@
 // The softmax of the rows that a lane of a warp has a part of: logits in, probabilities out, and the state (r, l, o) of
-// softmax_state.h in registers. The reference is shared by all splits until the guard moves it, so a tile costs one vote of the
-// warp, and no exchange of maxima.
+// softmax_state.h in registers. The reference is shared by all splits until the guard moves it, so a tile costs one
+// vote of the warp, and no exchange of maxima.
 #pragma once
 
 #include <math.h>

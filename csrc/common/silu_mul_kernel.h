@@ -1,4 +1,5 @@
-// silu_mul (SwiGLU: Shazeer, arXiv 2002.05202) on a GPU: a chunk of a row per thread. P is an architecture (arch.h), T the dtype.
+// silu_mul (SwiGLU: Shazeer, arXiv 2002.05202) on a GPU: a chunk of a row per thread. P is an architecture (arch.h), T
+// the dtype.
 #pragma once
 
 #include "common/chunks.h"

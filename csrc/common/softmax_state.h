@@ -22,9 +22,10 @@ namespace fdpp {
 
 constexpr float kLog2e = 1.4426950408889634f;
 
-// Bounds in log2 units for probabilities kept in float32 (or bfloat16, which has the same exponent). At 2^20, 256 keys of
-// |v| = 1e30 stay below the largest float; at 2^-20, |v| = 1e-30 stays above the smallest normal one. In natural units this is
-// +-13.9 around phi, where more than 99.9 % of the logits of most models lie (paper, table of logit ranges).
+// Bounds in log2 units for probabilities kept in float32 (or bfloat16, which has the same exponent). At 2^20, 256 keys
+// of |v| = 1e30 stay below the largest float; at 2^-20, |v| = 1e-30 stays above the smallest normal one. In natural
+// units this is +-13.9 around phi, where more than 99.9 % of the logits of most models lie (paper, table of logit
+// ranges).
 struct WideGuard {
   static constexpr bool kEveryTile = false;
   static constexpr float kLow = -20.0f;
@@ -38,8 +39,8 @@ struct NarrowGuard {
   static constexpr float kHigh = 14.0f;
 };
 
-// What everybody else does, for comparison (bench/attention.py): each tile's maxima are exchanged, r is the largest so far,
-// and (l, o) are rescaled every time.
+// What everybody else does, for comparison (bench/attention.py): each tile's maxima are exchanged, r is the largest so
+// far, and (l, o) are rescaled every time.
 struct RunningMaximum {
   static constexpr bool kEveryTile = true;
   static constexpr float kLow = INFINITY;
@@ -51,8 +52,8 @@ struct LibraryMath {
   FDPP_INLINE static float exp2(float x) { return exp2f(x); }
 };
 
-// The reference that a row begins with; 0 where phi says nothing. phi is subtracted from no logit but by way of the guard,
-// so that one far from them all costs a move and no digit of the result.
+// The reference that a row begins with; 0 where phi says nothing. phi is subtracted from no logit but by way of the
+// guard, so that one far from them all costs a move and no digit of the result.
 FDPP_INLINE float first_reference(float phi) {
   const float reference = phi * kLog2e;
   return fabsf(reference) <= 3e38f ? reference : 0.0f;  // neither infinite nor NaN

@@ -1,5 +1,6 @@
-// How many splits the KV axis gets: a pure function of the keys and the machine. A device plans from the capacity, never from
-// lengths that it holds, so that a plan stays valid in a captured graph; the CPU plans from the longest sequence.
+// How many splits the KV axis gets: a pure function of the keys and the machine. A device plans from the capacity,
+// never from lengths that it holds, so that a plan stays valid in a captured graph; the CPU plans from the longest
+// sequence.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +12,10 @@ namespace fdpp {
 
 constexpr int kMaxSplits = 128;
 
-// `units`: independent (batch, kv head) pairs; `workers`: SMs or threads; `min_keys`: below this a split costs more than it
-// brings. The work of one unit is the same for all, so the time is the number of waves over the number of splits; among
-// the plans within 5 % of the best efficiency the one with fewest splits wins (as flash-attention's heuristic does).
+// `units`: independent (batch, kv head) pairs; `workers`: SMs or threads; `min_keys`: below this a split costs more
+// than it brings. The work of one unit is the same for all, so the time is the number of waves over the number of
+// splits; among the plans within 5 % of the best efficiency the one with fewest splits wins (as flash-attention's
+// heuristic does).
 inline int plan_splits(int64_t units, int64_t max_keys, int workers, int min_keys) {
   if (units <= 0 || max_keys <= min_keys || workers <= 1) return 1;
   const int64_t most = std::min<int64_t>(kMaxSplits, max_keys / min_keys);
@@ -32,7 +34,8 @@ inline int plan_splits(int64_t units, int64_t max_keys, int workers, int min_key
 }
 
 // The keys [begin, end) of one split of the keys [first, last): equal shares, whole multiples of `tile`. They depend on
-// nothing but the sequence and num_splits, so that a given num_splits makes a result independent of the batch around it.
+// nothing but the sequence and num_splits, so that a given num_splits makes a result independent of the batch around
+// it.
 struct KeyRange {
   int begin, end;
 };

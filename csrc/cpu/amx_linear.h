@@ -1,5 +1,5 @@
-// The flat GEMM on AMX: weights are the 16 rows of the left tile exactly as they lie in memory, activations are the columns
-// of the right one, so M is padded to 16 and the weights are never repacked.
+// The flat GEMM on AMX: weights are the 16 rows of the left tile exactly as they lie in memory, activations are the
+// columns of the right one, so M is padded to 16 and the weights are never repacked.
 //
 // One step multiplies 32 rows of W (two left tiles) by 32 rows of x (two right tiles) over 32 elements of K:
 //

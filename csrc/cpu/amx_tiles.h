@@ -1,5 +1,5 @@
-// The AMX instructions, for AmxLinear. All eight tiles are 16 rows of 64 bytes. Written as assembly, because the compilers'
-// intrinsics take the number of a tile as a literal only.
+// The AMX instructions, for AmxLinear. All eight tiles are 16 rows of 64 bytes. Written as assembly, because the
+// compilers' intrinsics take the number of a tile as a literal only.
 #pragma once
 
 #include "common/dtype.h"

@@ -1,7 +1,8 @@
 // Split-KV decode attention with the guarded unified maximum (common/softmax_state.h), for one instruction set.
 //
-// A unit of work is one split of one (sequence, kv head). The query heads of a kv head times the new tokens are its rows,
-// so each key and value is read once from memory. Per tile of keys and per row: logits, guard, probabilities, o += p V.
+// A unit of work is one split of one (sequence, kv head). The query heads of a kv head times the new tokens are its
+// rows, so each key and value is read once from memory. Per tile of keys and per row: logits, guard, probabilities, o
+// += p V.
 #pragma once
 
 #include <math.h>

@@ -17,8 +17,8 @@ namespace fdpp::cpu {
 namespace {
 
 #if defined(__x86_64__)
-// AMX needs the processor (CPUID leaf 7), registers that the operating system saves (XCR0 bits 17 and 18), and, on Linux,
-// the kernel's permission for this process (XFEATURE_XTILEDATA = 18), which it may refuse.
+// AMX needs the processor (CPUID leaf 7), registers that the operating system saves (XCR0 bits 17 and 18), and, on
+// Linux, the kernel's permission for this process (XFEATURE_XTILEDATA = 18), which it may refuse.
 bool amx_permitted() {
   unsigned eax, ebx, ecx, edx;
   if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_OSXSAVE) == 0) return false;

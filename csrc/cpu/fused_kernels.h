@@ -30,7 +30,8 @@ struct FusedKernels {
     norm<T>(p, begin, end);
   }
 
-  // R: storage type of the residual. The norm is that of the sum before it is rounded to R, which may have no room for it.
+  // R: storage type of the residual. The norm is that of the sum before it is rounded to R, which may have no room for
+  // it.
   template <typename R>
   static void norm(const NormParams& p, int64_t begin, int64_t end) {
     const T* weight = static_cast<const T*>(p.weight);
@@ -69,8 +70,8 @@ struct FusedKernels {
     }
   }
 
-  // The first and the second of n pairs, and zeros. Copies and loops of known length become vector instructions, and halves of
-  // words the shifts that they are.
+  // The first and the second of n pairs, and zeros. Copies and loops of known length become vector instructions, and
+  // halves of words the shifts that they are.
   FDPP_INLINE static void split_pairs(T (&first)[V::width], T (&second)[V::width], const T* pairs, int n) {
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of a pair is the lower half of a word");
     using Half = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;

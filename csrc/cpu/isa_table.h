@@ -1,5 +1,5 @@
-// Builds the kernel table of one instruction set from its vector type. Included once by each isa_*.cpp, after the pragma
-// that names the instruction set.
+// Builds the kernel table of one instruction set from its vector type. Included once by each isa_*.cpp, after the
+// pragma that names the instruction set.
 #pragma once
 
 #include "cpu/attention_kernels.h"

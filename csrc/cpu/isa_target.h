@@ -1,6 +1,6 @@
-// Compiles the code between FDPP_TARGET_BEGIN("feature,...") and FDPP_TARGET_END for an instruction set, in a file that is
-// otherwise compiled for the baseline. Standard headers come before BEGIN: their inline functions stay baseline. No lambda
-// stands between the two (GCC compiles lambdas for the baseline).
+// Compiles the code between FDPP_TARGET_BEGIN("feature,...") and FDPP_TARGET_END for an instruction set, in a file that
+// is otherwise compiled for the baseline. Standard headers come before BEGIN: their inline functions stay baseline. No
+// lambda stands between the two (GCC compiles lambdas for the baseline).
 #pragma once
 
 #define FDPP_PRAGMA(text) _Pragma(#text)

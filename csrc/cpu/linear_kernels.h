@@ -1,10 +1,10 @@
 // y = x W^T + b for few rows of x: the GEMV and the flat GEMM of one instruction set.
 //
-// Both stream W once and are bound by memory. x is packed first: converted to what the multiply wants and padded with zeros
-// to whole vectors, so that only the weights need care at the end of a row.
+// Both stream W once and are bound by memory. x is packed first: converted to what the multiply wants and padded with
+// zeros to whole vectors, so that only the weights need care at the end of a row.
 //
-// The flat GEMM walks K in blocks whose share of x stays in the L1 cache, and inside a block from tile to tile of a few rows
-// of W. While it multiplies one tile it fetches the next: the double buffer of a processor.
+// The flat GEMM walks K in blocks whose share of x stays in the L1 cache, and inside a block from tile to tile of a few
+// rows of W. While it multiplies one tile it fetches the next: the double buffer of a processor.
 #pragma once
 
 #include "common/params.h"
@@ -40,8 +40,8 @@ struct LinearKernels {
     return p.M * padded(p.K) * static_cast<int64_t>(sizeof(Packed));
   }
 
-  // [block of K][block of rows][K / step][row][step]: a tile reads its x as one stream. (Rows at their own stride, often a
-  // power of two, would all compete for the same sets of the L1 cache.)
+  // [block of K][block of rows][K / step][row][step]: a tile reads its x as one stream. (Rows at their own stride,
+  // often a power of two, would all compete for the same sets of the L1 cache.)
   static void pack_x(const LinearParams& p, int config) {
     const Blocks rows = row_blocks(p, config), depth = depth_blocks(p, config);
     Packed* to = static_cast<Packed*>(p.packed_x);

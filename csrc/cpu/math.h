@@ -26,8 +26,9 @@ FDPP_INLINE typename V::F exp2(typename V::F x) {
   return V::ldexp(V::fma(exp2_slope<V>(f), f, V::broadcast(1.0f)), n);
 }
 
-// tanh(x) = m / (m + 2) to a few units in the last place, NaN kept, where m = e^(2x) - 1 = 2^n (2^f - 1) + (2^n - 1): the
-// sum does not cancel, so that tanh(x) is x where x is small. From |x| = 11 on, which the bounds stand for, it is 1.
+// tanh(x) = m / (m + 2) to a few units in the last place, NaN kept, where m = e^(2x) - 1 = 2^n (2^f - 1) + (2^n - 1):
+// the sum does not cancel, so that tanh(x) is x where x is small. From |x| = 11 on, which the bounds stand for, it is
+// 1.
 template <typename V>
 FDPP_INLINE typename V::F tanh(typename V::F x) {
   const auto y = V::mul(x, V::broadcast(2.0f * kLog2e));

@@ -12,9 +12,9 @@ struct Threads {
   void (*run)(int n, void (*body)(void* context), void* context);
 };
 
-// Runs fn(begin, end) over [0, total) in pieces that are multiples of `multiple`: large ones first, smaller ones towards the
-// end, never less than `least`. Threads take pieces as they finish, so that a slow core takes fewer and all end together;
-// which thread runs a piece never shows in a result.
+// Runs fn(begin, end) over [0, total) in pieces that are multiples of `multiple`: large ones first, smaller ones
+// towards the end, never less than `least`. Threads take pieces as they finish, so that a slow core takes fewer and all
+// end together; which thread runs a piece never shows in a result.
 template <typename Fn>
 void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int64_t least, Fn fn) {
   struct Context {

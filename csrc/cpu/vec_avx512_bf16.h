@@ -1,4 +1,5 @@
-// AVX-512 whose processor multiplies pairs of bfloat16 and adds them to float32 (AVX512_BF16). Subnormals count as zero.
+// AVX-512 whose processor multiplies pairs of bfloat16 and adds them to float32 (AVX512_BF16). Subnormals count as
+// zero.
 #pragma once
 
 #include "cpu/linear_kernels.h"

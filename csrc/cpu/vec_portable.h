@@ -1,9 +1,9 @@
-// Eight float lanes in the vector extension that GCC and Clang share, which they turn into whatever the baseline has (SSE2,
-// NEON). It also defines the interface of the other vec_*.h: F is a vector of `width` floats; load and store convert from
-// and to the storage type, with a count they touch only the first n elements and fill with zeros; max and min return their
-// second argument when either is NaN; round is to nearest even; ldexp(x, n) is x * 2^n for integers from zero_exponent
-// (where it is 0) to 128 (where it is infinite); select_between takes `inside` where low <= x <= high; lane i of
-// sum_each(a) is the sum of a[i]; in_register(x) is x, loaded once.
+// Eight float lanes in the vector extension that GCC and Clang share, which they turn into whatever the baseline has
+// (SSE2, NEON). It also defines the interface of the other vec_*.h: F is a vector of `width` floats; load and store
+// convert from and to the storage type, with a count they touch only the first n elements and fill with zeros; max and
+// min return their second argument when either is NaN; round is to nearest even; ldexp(x, n) is x * 2^n for integers
+// from zero_exponent (where it is 0) to 128 (where it is infinite); select_between takes `inside` where low <= x <=
+// high; lane i of sum_each(a) is the sum of a[i]; in_register(x) is x, loaded once.
 #pragma once
 
 #include <cstring>

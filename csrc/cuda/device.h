@@ -29,7 +29,8 @@ inline double transfers_per_clock(int, int) { return 2.0; }
 // Blocks of one launch (CUDA C++ Programming Guide, "Compute Capabilities").
 inline int64_t max_blocks(int) { return INT32_MAX; }
 
-// Whether code for this version of the virtual architecture (90: compute capability 9.0) has the wait of wait_for_producers().
+// Whether code for this version of the virtual architecture (90: compute capability 9.0) has the wait of
+// wait_for_producers().
 inline bool waits_for_producers(int ptx_version) { return ptx_version >= 90; }
 
 // Unlike its handle, the number of a stream is never used again.

@@ -1,5 +1,5 @@
-// The policy of NVIDIA GPUs, compute capability 8.0 and above (common/arch.h, common/fragments_m16n8k16.h). Instructions: PTX
-// ISA 9.0, sections named below; "9.7.x" is their chapter of the instruction set.
+// The policy of NVIDIA GPUs, compute capability 8.0 and above (common/arch.h, common/fragments_m16n8k16.h).
+// Instructions: PTX ISA 9.0, sections named below; "9.7.x" is their chapter of the instruction set.
 #pragma once
 
 #include "cuda/device.h"
@@ -76,7 +76,8 @@ struct Nvidia {
     }
   }
 
-  // "Data Movement and Conversion Instructions: cp.async" (9.7.9): of the 16 bytes, src-size are read and the rest is zero.
+  // "Data Movement and Conversion Instructions: cp.async" (9.7.9): of the 16 bytes, src-size are read and the rest is
+  // zero.
   __device__ __forceinline__ static void copy16(void* shared, const void* global, bool valid) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :
@@ -116,8 +117,8 @@ struct Nvidia {
     return __builtin_bit_cast(Bytes16, __ldcg(static_cast<const uint4*>(source)));
   }
 
-  // The barrier puts the block's writes before the arrival of its one thread, whose release is cumulative ("Memory Consistency
-  // Model: Causality Order").
+  // The barrier puts the block's writes before the arrival of its one thread, whose release is cumulative ("Memory
+  // Consistency Model: Causality Order").
   __device__ __forceinline__ static void publish() {}
   __device__ __forceinline__ static bool arrive(int* counter, int count) {
     int before;

@@ -1,5 +1,6 @@
-// What the policies of AMD GPUs share (common/arch.h). Everything is a builtin of clang: the device libraries that the headers of
-// HIP rest on are not needed. Memory orders: "User Guide for AMDGPU Backend" of LLVM, section "Memory Model".
+// What the policies of AMD GPUs share (common/arch.h). Everything is a builtin of clang: the device libraries that the
+// headers of HIP rest on are not needed. Memory orders: "User Guide for AMDGPU Backend" of LLVM, section "Memory
+// Model".
 #pragma once
 
 #include "hip/device.h"
@@ -62,8 +63,8 @@ struct Amd {
     *target = x;
   }
 
-  // Through registers. What is not valid reads the kernel's arguments instead, which are always there: without a branch the
-  // compiler starts all the loads of a tile before it waits for the first.
+  // Through registers. What is not valid reads the kernel's arguments instead, which are always there: without a branch
+  // the compiler starts all the loads of a tile before it waits for the first.
   __device__ __forceinline__ static void copy16(void* shared, const void* global, bool valid) {
     const void* source = valid ? global : (const void*)__builtin_amdgcn_kernarg_segment_ptr();
     Words words = *(const __attribute__((address_space(1))) Words*)source;

@@ -1,4 +1,5 @@
-// Which policy runs on a device. A library holds code for both kinds; on each, the kernels of the other are empty (kRunsHere).
+// Which policy runs on a device. A library holds code for both kinds; on each, the kernels of the other are empty
+// (kRunsHere).
 #pragma once
 
 #include "hip/cdna.h"

@@ -25,11 +25,12 @@ constexpr const char* kVendor = "hip";  // as in the names of dataflow tables
 
 constexpr hipDeviceAttribute_t kSharedBytesOfBlock = hipDeviceAttributeMaxSharedMemoryPerBlock;
 
-// Of float32 numbers, per compute unit ("AMD Instinct MI300 Instruction Set Architecture", "RDNA3 Instruction Set Architecture").
+// Of float32 numbers, per compute unit ("AMD Instinct MI300 Instruction Set Architecture", "RDNA3 Instruction Set
+// Architecture").
 inline int multiplies_per_cycle(int, int) { return 64; }
 
-// Of data, per tick of the clock that the runtime tells for the memory: HBM2e, HBM3 as gfx942 counts it, GDDR6 ("AMD CDNA 3", "AMD
-// RDNA 3" white papers: 5.3 TB/s of 8192 bits at 1.3 GHz, 20 Gb/s a pin at 1.25 GHz).
+// Of data, per tick of the clock that the runtime tells for the memory: HBM2e, HBM3 as gfx942 counts it, GDDR6 ("AMD
+// CDNA 3", "AMD RDNA 3" white papers: 5.3 TB/s of 8192 bits at 1.3 GHz, 20 Gb/s a pin at 1.25 GHz).
 inline double transfers_per_clock(int major, int minor) {
   return major >= 10 ? 16.0 : major == 9 && minor == 4 ? 4.0 : 2.0;
 }

@@ -15,7 +15,8 @@
 namespace fdpp::gpu {
 namespace {
 
-// What went wrong, or null. The runtime's memory of it is cleared: whoever asks next would take it for an error of their own.
+// What went wrong, or null. The runtime's memory of it is cleared: whoever asks next would take it for an error of
+// their own.
 const char* problem(hipError_t error) {
   if (error == hipSuccess) return nullptr;
   static_cast<void>(hipGetLastError());
@@ -115,7 +116,8 @@ Arrivals allocate(int64_t count) {
   return {wrong, static_cast<int32_t*>(memory)};
 }
 
-// Counters of captures. Those of a graph are its own until it and its instances are gone; then another capture may have them.
+// Counters of captures. Those of a graph are its own until it and its instances are gone; then another capture may have
+// them.
 class GraphCounters {
  public:
   using Key = std::tuple<int, unsigned long long, unsigned long long, int64_t>;  // device, stream, capture, count
@@ -199,8 +201,9 @@ const char* launch(const Kernel& kernel, const void* params, void* stream, int d
                        static_cast<hipStream_t>(stream), ready.overlaps));
 }
 
-// Launches of one stream run one after the other, and so do the replays of a graph: a stream, and in a capture each stream of it,
-// has counters of its own. A capturing stream does not tell its id, but its handle is its own until the capture ends.
+// Launches of one stream run one after the other, and so do the replays of a graph: a stream, and in a capture each
+// stream of it, has counters of its own. A capturing stream does not tell its id, but its handle is its own until the
+// capture ends.
 Arrivals arrivals(int64_t count, void* stream, int device) {
   constexpr int64_t kLeast = 4096;
   unsigned long long capture = 0, id = reinterpret_cast<unsigned long long>(stream);

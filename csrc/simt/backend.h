@@ -11,8 +11,8 @@ namespace fdpp::simt {
 
 enum class Machine { nvidia, cdna, rdna };
 
-// Runs the kernel of any of the structs of common/params.h; throws std::runtime_error with the report of what a GPU would have got
-// wrong. The seed chooses the order in which blocks and their threads run.
+// Runs the kernel of any of the structs of common/params.h; throws std::runtime_error with the report of what a GPU
+// would have got wrong. The seed chooses the order in which blocks and their threads run.
 template <typename Params>
 void run(Machine machine, const Params& params, uint64_t seed);
 

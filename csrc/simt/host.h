@@ -1,6 +1,6 @@
 // Executes a GPU kernel on the host, thread by thread, as the most hostile GPU would: threads are fibers that run in a
-// random order from rendezvous to rendezvous, shared memory starts as NaN, asynchronous copies happen as late as they may.
-// What a GPU would get wrong without a word ends the launch with a report.
+// random order from rendezvous to rendezvous, shared memory starts as NaN, asynchronous copies happen as late as they
+// may. What a GPU would get wrong without a word ends the launch with a report.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ struct Grid {
   int64_t shared_bytes;
 };
 
-// Runs kernel(argument) in every thread of the grid, the blocks one after another in a random order. One seed, one order.
-// Throws std::runtime_error with the report of what went wrong. Host threads may launch at the same time.
+// Runs kernel(argument) in every thread of the grid, the blocks one after another in a random order. One seed, one
+// order. Throws std::runtime_error with the report of what went wrong. Host threads may launch at the same time.
 void launch(const Grid& grid, uint64_t seed, void (*kernel)(const void*), const void* argument);
 
 // What follows is for the policies, within a kernel.
@@ -39,8 +39,8 @@ inline constinit thread_local Context context{};
 void barrier(Where where);
 void warp_sync(Where where);
 
-// A collective of the whole warp: returns after the last lane has come and run(operands) has computed for all lanes. Lanes
-// that come to different collectives, or to different lines, have diverged.
+// A collective of the whole warp: returns after the last lane has come and run(operands) has computed for all lanes.
+// Lanes that come to different collectives, or to different lines, have diverged.
 void meet(const char* name, void (*run)(void* const* operands), void* operand, Where where);
 
 // The same, with the operand's type; `run` is a lambda that captures nothing.
@@ -57,8 +57,8 @@ inline void check_shared(const void* pointer, int64_t bytes, const char* what) {
   if (offset < 0 || offset + bytes > context.shared_bytes || offset % bytes != 0) fail_shared(pointer, bytes, what);
 }
 
-// Copies of 16 bytes to shared memory; zeros from null. Asynchronous ones are performed when the lane comes to a barrier() or
-// warp_sync() after the wait that covers their group: before it, no other lane may count on them.
+// Copies of 16 bytes to shared memory; zeros from null. Asynchronous ones are performed when the lane comes to a
+// barrier() or warp_sync() after the wait that covers their group: before it, no other lane may count on them.
 constexpr int64_t kCopyBytes = 16;
 
 inline void check_global(const void* pointer, int64_t bytes, const char* what) {
@@ -78,8 +78,8 @@ inline void copy16(void* shared, const void* global) {
   }
 }
 
-// Nothing is hidden from other blocks, but a thread of the block that has not published since the last arrival is reported,
-// and a counter that holds no number of blocks that are still to come.
+// Nothing is hidden from other blocks, but a thread of the block that has not published since the last arrival is
+// reported, and a counter that holds no number of blocks that are still to come.
 void publish();
 void check_arrival(int counter, int count);
 

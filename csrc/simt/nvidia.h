@@ -48,8 +48,8 @@ struct Nvidia : Host<32> {
   }
 
   // "Matrix Fragments for mma.m16n8k16 with floating point type", with g = l / 4 and t = 2 (l % 4): word w of A has row
-  // g + 8 (w % 2) and columns t + 8 (w / 2) and the next; word w of B rows t + 8 w and the next, and column g; element e
-  // of C row g + 8 (e / 2) and column t + e % 2.
+  // g + 8 (w % 2) and columns t + 8 (w / 2) and the next; word w of B rows t + 8 w and the next, and column g; element
+  // e of C row g + 8 (e / 2) and column t + e % 2.
   template <typename T>
   static void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Where where = Where::current()) {
     struct Operand {

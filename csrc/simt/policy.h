@@ -1,4 +1,5 @@
-// What the policies of the host have in common (common/arch.h); what each adds are its matrix instructions and its copies.
+// What the policies of the host have in common (common/arch.h); what each adds are its matrix instructions and its
+// copies.
 #pragma once
 
 #include <cmath>

@@ -15,9 +15,9 @@ struct Rdna : Host<32> {
   static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
   static constexpr GemvTile kGemvTile{4, 2, 4};
 
-  // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate": V_WMMA_F32_16X16X16_F16 and ..._BF16. Element e
-  // of lane l is, of A, row l % 16 and column e; of B, row e and column l % 16; of C, row 2 e + l / 16 and column l % 16.
-  // Lanes 16 to 31 must hold the same of A and B as lanes 0 to 15.
+  // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate": V_WMMA_F32_16X16X16_F16 and ..._BF16.
+  // Element e of lane l is, of A, row l % 16 and column e; of B, row e and column l % 16; of C, row 2 e + l / 16 and
+  // column l % 16. Lanes 16 to 31 must hold the same of A and B as lanes 0 to 15.
   template <typename T>
   static void multiply(float (&c)[8], const uint32_t (&a)[8], const uint32_t (&b)[8], Where where = Where::current()) {
     struct Operand {

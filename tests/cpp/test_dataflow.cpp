@@ -1,4 +1,5 @@
-// The pure functions of linear layers in csrc/common: the dataflow table and its rules, how work is shared among blocks.
+// The pure functions of linear layers in csrc/common: the dataflow table and its rules, how work is shared among
+// blocks.
 #include "check.h"
 #include "common/dataflow.h"
 #include "common/flat_plan.h"

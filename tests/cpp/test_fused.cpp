@@ -1,5 +1,5 @@
-// rms_norm, add_rms_norm, silu_mul, rope_append and what follows a product, of every instruction set on ragged sizes, in buffers
-// of exactly the size of the tensors.
+// rms_norm, add_rms_norm, silu_mul, rope_append and what follows a product, of every instruction set on ragged sizes,
+// in buffers of exactly the size of the tensors.
 #include "check.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"

@@ -1,5 +1,5 @@
-// The host that executes GPU kernels: what a GPU promises works in every order, and each fault that a kernel can have is
-// seen, in small kernels that are right with a step and wrong without it.
+// The host that executes GPU kernels: what a GPU promises works in every order, and each fault that a kernel can have
+// is seen, in small kernels that are right with a step and wrong without it.
 #include <algorithm>
 #include <stdexcept>
 #include <type_traits>
@@ -94,7 +94,8 @@ TEST(simt_missing_warp_sync) {
   check_exchange<Rdna, decltype([] { Rdna::warp_sync(); }), 32>("warp_sync", {});
 }
 
-// A buffer that is filled again before everybody has read it: warps that are in step in themselves, but not with each other.
+// A buffer that is filled again before everybody has read it: warps that are in step in themselves, but not with each
+// other.
 TEST(simt_missing_barrier_before_reuse) {
   constexpr int kWarps = 4, kRounds = 6;
   check_needed("the second barrier", []<bool kStep>(uint64_t seed) {
@@ -449,7 +450,8 @@ TEST(simt_host_threads_launch_at_the_same_time) {
   CHECK(orders[0] == orders[2] && orders[1] == orders[3] && orders[0] != orders[1], "orders");
 }
 
-// Where an element of a matrix lies: the inverse of how csrc/simt states it, as errors of operands can cancel in fragments.
+// Where an element of a matrix lies: the inverse of how csrc/simt states it, as errors of operands can cancel in
+// fragments.
 struct Place {
   int lane, element;
 };

@@ -1,5 +1,6 @@
-// Host logic that Python wants, as plain C functions (fdpp/_core.py calls them through ctypes). No Python header is needed to
-// build, and one library serves every Python version. Nothing here throws; texts live until the thread's next call.
+// Host logic that Python wants, as plain C functions (fdpp/_core.py calls them through ctypes). No Python header is
+// needed to build, and one library serves every Python version. Nothing here throws; texts live until the thread's next
+// call.
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -49,8 +50,8 @@ FDPP_API int fdpp_plan_splits(int64_t units, int64_t max_keys, int workers, int 
   return plan_splits(units, max_keys, workers, min_keys);
 }
 
-// 1 when the system was asked to back the whole pages within [address, address + bytes) with huge ones. A hint: memory stays
-// as it is where the system has none.
+// 1 when the system was asked to back the whole pages within [address, address + bytes) with huge ones. A hint: memory
+// stays as it is where the system has none.
 FDPP_API int fdpp_advise_huge_pages(void* address, int64_t bytes) {
 #if defined(__linux__)
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));

@@ -1,5 +1,5 @@
-// The operators of the GPU libraries: one source for both vendors, whose tensors torch gives the same dispatch key. Plain C++:
-// torch's headers under a GPU compiler want more than these libraries need.
+// The operators of the GPU libraries: one source for both vendors, whose tensors torch gives the same dispatch key.
+// Plain C++: torch's headers under a GPU compiler want more than these libraries need.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 

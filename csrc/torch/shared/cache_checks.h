@@ -13,7 +13,8 @@ struct Cache {
   int64_t capacity;  // slots per sequence
 };
 
-// k_cache and v_cache [B, S, Hkv, D] or, with a block table, [blocks, page, Hkv, D], on the device and of the dtype of q.
+// k_cache and v_cache [B, S, Hkv, D] or, with a block table, [blocks, page, Hkv, D], on the device and of the dtype of
+// q.
 Cache cache_of(const char* op, const Argument& q, int64_t batch, int64_t head_dim, const Tensor& k_cache,
                const Tensor& v_cache, const OptionalTensor& block_table);
 

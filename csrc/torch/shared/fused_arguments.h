@@ -1,5 +1,5 @@
-// The arguments of rms_norm, add_rms_norm, silu_mul and rope_append, as every backend takes them: checked, and turned into
-// parameters. No element of a tensor is read.
+// The arguments of rms_norm, add_rms_norm, silu_mul and rope_append, as every backend takes them: checked, and turned
+// into parameters. No element of a tensor is read.
 #pragma once
 
 #include "torch/shared/checks.h"

@@ -1,5 +1,5 @@
-// The operators of fdpp over the GPU kernels: tensors -> parameters -> launch. One source for the GPU libraries and for the host
-// that executes their kernels; they differ in the backend B, an object that lives for one call:
+// The operators of fdpp over the GPU kernels: tensors -> parameters -> launch. One source for the GPU libraries and for
+// the host that executes their kernels; they differ in the backend B, an object that lives for one call:
 //
 //   B(const char* op, const Tensor& x)                 makes the device of x current
 //   int B::device(), B::multiprocessors()
@@ -32,8 +32,8 @@ void check_blocks(const char* op, int64_t blocks);
 
 template <typename B>
 struct GpuOperators {
-  // Splits are planned from the capacity and never from the lengths: those stay on the device, and a captured graph stays valid
-  // while they grow.
+  // Splits are planned from the capacity and never from the lengths: those stay on the device, and a captured graph
+  // stays valid while they grow.
   static Tensor attention(const AttentionArguments& arguments) {
     AttentionParams p = attention_params(arguments);
     check_gpu_attention(arguments);

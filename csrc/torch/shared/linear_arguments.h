@@ -14,7 +14,8 @@ struct LinearArguments {
   bool gated;
 };
 
-// The parameters but for the result, and the tensors that they point into: x and the residual as rows with a single stride.
+// The parameters but for the result, and the tensors that they point into: x and the residual as rows with a single
+// stride.
 struct LinearCall {
   LinearParams params;
   Tensor x;
@@ -25,8 +26,8 @@ LinearCall linear_call(const LinearArguments& arguments);
 // A tensor for the result; the parameters then point to it.
 Tensor make_output(const LinearArguments& arguments, LinearCall& call);
 
-// For implementations that know neither gates nor residual: the parameters of the product alone, and what is left to do with it
-// when has_epilogue().
+// For implementations that know neither gates nor residual: the parameters of the product alone, and what is left to do
+// with it when has_epilogue().
 LinearParams product_params(const LinearCall& call, const Tensor& product);
 bool has_epilogue(const LinearParams& params);
 

@@ -21,8 +21,8 @@ constexpr int kMaxDevices = 64;
 
 std::atomic<bool> batch_invariant{false};
 
-// The tables in force. A look-up reads one pointer, so tables that were replaced stay alive (they are few and small). The name of a
-// device is asked for at its first look-up: asking may start a GPU's driver.
+// The tables in force. A look-up reads one pointer, so tables that were replaced stay alive (they are few and small).
+// The name of a device is asked for at its first look-up: asking may start a GPU's driver.
 class Tables {
  public:
   const DataflowTable* of(int device) {
@@ -120,8 +120,8 @@ FDPP_API const char* fdpp_linear_device(int device) {
   }
 }
 
-// Number of configurations of flat_gemm for a dtype (numbered as in common/dtype.h) on a device, the most of any for kAnyDevice;
-// -1 for what is unknown.
+// Number of configurations of flat_gemm for a dtype (numbered as in common/dtype.h) on a device, the most of any for
+// kAnyDevice; -1 for what is unknown.
 FDPP_API int fdpp_flat_gemm_configs(int device, int64_t dtype) {
   try {
     return known(dtype) ? flat_gemm_configs(device, static_cast<DType>(dtype)) : -1;
@@ -132,8 +132,8 @@ FDPP_API int fdpp_flat_gemm_configs(int device, int64_t dtype) {
 
 FDPP_API void fdpp_clear_linear_tables() { tables().clear(); }
 
-// Replaces the dataflow table of the devices of a name. `rows` [count][6]: dtype, N, K, M, implementation, config, numbered as in
-// common/. Returns what is wrong with it, null when nothing is.
+// Replaces the dataflow table of the devices of a name. `rows` [count][6]: dtype, N, K, M, implementation, config,
+// numbered as in common/. Returns what is wrong with it, null when nothing is.
 FDPP_API const char* fdpp_set_linear_table(const char* device, const int64_t* rows, int64_t count) {
   try {
     std::vector<DataflowTable::Row> parsed;
@@ -154,7 +154,8 @@ FDPP_API const char* fdpp_set_linear_table(const char* device, const int64_t* ro
   }
 }
 
-// What linear does for a shape: implementation, config, and where from (numbered as Source). Returns what is wrong, or null.
+// What linear does for a shape: implementation, config, and where from (numbered as Source). Returns what is wrong, or
+// null.
 FDPP_API const char* fdpp_linear_choice(int device, int64_t dtype, int64_t N, int64_t K, int64_t M, int64_t* choice) {
   try {
     if (!known(dtype)) return keep("unknown dtype");

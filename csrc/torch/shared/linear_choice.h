@@ -1,5 +1,6 @@
-// linear's choice of an implementation, in every library that has linear layers: the tables in force, per device, and the rule for
-// what they do not know. Python reaches it through the C functions of linear_choice.cpp (fdpp/linear_host.py).
+// linear's choice of an implementation, in every library that has linear layers: the tables in force, per device, and
+// the rule for what they do not know. Python reaches it through the C functions of linear_choice.cpp
+// (fdpp/linear_host.py).
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// The GPU kernels as the host executes them (csrc/simt), for tests: a namespace per kind of hardware, each with the schemas of fdpp.
+// The GPU kernels as the host executes them (csrc/simt), for tests: a namespace per kind of hardware, each with the
+// schemas of fdpp.
 #include <algorithm>
 #include <atomic>
 #include <limits>
