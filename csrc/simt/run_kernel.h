@@ -1,16 +1,16 @@
-// Launches the kernels of csrc/common.
-#include "common/kernels.h"
+// Runs the kernels of csrc/common: what decode_attention.cpp, linear.cpp and fused.cpp share. They are three files so that
+// compilers take them side by side.
+#pragma once
 
 #include <stdexcept>
 
+#include "common/kernels.h"
 #include "simt/backend.h"
 #include "simt/cdna.h"
 #include "simt/nvidia.h"
 #include "simt/rdna.h"
 
 namespace fdpp::simt {
-
-namespace {
 
 template <typename Use>
 auto with_policy(Machine machine, Use use) {
@@ -22,8 +22,6 @@ auto with_policy(Machine machine, Use use) {
   return use(Rdna{});
 }
 
-}  // namespace
-
 template <typename Params>
 void run(Machine machine, const Params& params, uint64_t seed) {
   const bool found = with_policy(machine, [&]<typename P>(P) {
@@ -34,22 +32,6 @@ void run(Machine machine, const Params& params, uint64_t seed) {
     });
   });
   if (!found) throw std::runtime_error("simt: no kernel for these parameters");
-}
-
-template void run(Machine, const AttentionParams&, uint64_t);
-template void run(Machine, const GemvParams&, uint64_t);
-template void run(Machine, const FlatGemmParams&, uint64_t);
-template void run(Machine, const FinishParams&, uint64_t);
-template void run(Machine, const NormParams&, uint64_t);
-template void run(Machine, const SiluMulParams&, uint64_t);
-template void run(Machine, const RopeParams&, uint64_t);
-
-AttentionTiles attention_tiles(Machine machine, int head_dim, int tile) {
-  return with_policy(machine, [&]<typename P>(P) { return P::attention_tiles(head_dim, tile); });
-}
-
-const LinearTiles& linear_tiles(Machine machine) {
-  return *with_policy(machine, []<typename P>(P) { return &kLinearTiles<P>; });
 }
 
 }  // namespace fdpp::simt

@@ -1,0 +1,12 @@
+// Runs csrc/common/attention_kernel.h.
+#include "simt/run_kernel.h"
+
+namespace fdpp::simt {
+
+template void run(Machine, const AttentionParams&, uint64_t);
+
+AttentionTiles attention_tiles(Machine machine, int head_dim, int tile) {
+  return with_policy(machine, [&]<typename P>(P) { return P::attention_tiles(head_dim, tile); });
+}
+
+}  // namespace fdpp::simt
