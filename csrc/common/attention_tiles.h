@@ -29,7 +29,7 @@ FDPP_INLINE constexpr AttentionTiles async_tiles(int head_dim, int tile) {
     if (head_dim <= 128) return {8, 3, 4, 16, kLargeLimit, 1};
     return {4, head_dim <= 192 ? 4 : 3, 4, 16, kLargeLimit, 1};
   }
-  if (head_dim <= 96) return {4, 3, 1, 12, kLimit, 4};
+  if (head_dim <= 96) return {4, 3, 1, 12, kLimit, 3};
   if (head_dim <= 128) return {4, 2, 2, 16, kLimit, 3};
   if (head_dim <= 192) return {2, 3, 2, 16, kLimit, 2};
   return {2, 2, 2, 16, kLimit, 2};

@@ -36,7 +36,8 @@ FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
   constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
   if (tile == kDirectTile) {
     // Measured on an H200 over rings of 1 to 6 slices, 4 to 16 warps and 1 to 6 blocks: bench/results/README.md.
-    if (columns <= 16) return {16, 64, 8, 2, kLimit, 3, true};
+    if (columns <= 8) return {16, 64, 8, 2, kLimit, 3, true};
+    if (columns <= 16) return {16, 64, 8, 2, kLimit, 2, true};  // three would spill registers up to 8.9
     return {16, 64, 8, columns <= 32 ? 2 : 1, kLimit, columns <= 32 ? 2 : 1, true};
   }
   if (tile == kLargeTile) {
