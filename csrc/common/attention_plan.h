@@ -10,7 +10,7 @@
 
 namespace fdpp {
 
-// In seconds; fitted to 500 launches on an H200 (bench/results), root mean square of the error 16 %.
+// In seconds; fitted to 694 launches on an H200 (bench/results), root mean square of the error 16 %.
 struct AttentionCosts {
   double iteration = 1.25e-6;  // of a block: a tile of each of its warps, where memory is not the bound
   double start = 5.4e-6;       // until the first keys are there, and to store the result

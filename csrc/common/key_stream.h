@@ -4,13 +4,14 @@
 
 #include "common/arch.h"
 #include "common/attention_block.h"
+#include "common/attention_tiles.h"
 
 namespace fdpp {
 
 template <typename P, typename T, int D, int kStages, int kCopies>
 class KeyStream {
  public:
-  static constexpr int kTile = 16;
+  static constexpr int kTile = kKeyTile;
   // Elements between rows: an odd multiple of 16 bytes, so that 8 rows at the same place lie in different banks.
   static constexpr int kStride = D + 8;
   static constexpr int kBytes = kStages * 2 * kTile * kStride * static_cast<int>(sizeof(T));
