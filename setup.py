@@ -51,23 +51,24 @@ HOST_FLAGS = "-O3 -g0 -std=c++20 -fvisibility=hidden -Wall -Wextra -Wno-psabi -W
 
 @dataclass(frozen=True)
 class Backend:
-    """The sources of a library: folders of csrc compiled by the host, and a vendor's device code where it has any."""
+    """The sources of a library, below csrc: what the host compiles, and a vendor's device code where it has any."""
 
-    folders: tuple[str, ...]
+    sources: tuple[str, ...]
     vendor: str | None = None  # of the GPU: whom torch has to support
     device_sources: str = ""
     compiler: Callable[[Sequence[str]], DeviceCompiler] | None = None
     macros: tuple[str, ...] = ()
 
 
+SHARED = ("common/*.cpp", "torch/arguments/*.cpp")
 BACKENDS = {
-    "cpu": Backend(("common", "cpu", "torch/shared", "torch/core")),
-    "cuda": Backend(("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_compiler),
-    "hip": Backend(("common", "torch/shared", "torch/gpu"), "hip", "hip/*.hip", hip_compiler),
-    "simt": Backend(("common", "simt", "torch/shared", "torch/simt")),
+    "cpu": Backend((*SHARED, "cpu/*.cpp", "torch/cpu/*.cpp")),
+    "cuda": Backend((*SHARED, "torch/gpu.cpp"), "cuda", "cuda/*.cu", cuda_compiler),
+    "hip": Backend((*SHARED, "torch/gpu.cpp"), "hip", "hip/*.hip", hip_compiler),
+    "simt": Backend((*SHARED, "simt/*.cpp", "torch/simt.cpp")),
     # The CUDA library without the unified maximum, for the comparison in bench/attention.py.
     "running_maximum": Backend(
-        ("common", "torch/shared", "torch/gpu"), "cuda", "cuda/*.cu", cuda_compiler, ("FDPP_RUNNING_MAXIMUM",)
+        (*SHARED, "torch/gpu.cpp"), "cuda", "cuda/*.cu", cuda_compiler, ("FDPP_RUNNING_MAXIMUM",)
     ),
 }
 
@@ -171,7 +172,7 @@ class DeviceExtension(cpp_extension.BuildExtension):
         target = Path(self.build_temp, f"{source}.o")
         command = [*extension.device.command, *extension.device_macros, "-c", source, "-o", str(target)]
         recipe = target.with_suffix(".command")
-        inputs = [path for folder in ("csrc/common", os.path.dirname(source)) for path in Path(folder).iterdir()]
+        inputs = [path for folder in ("csrc/common", "csrc/gpu", os.path.dirname(source)) for path in Path(folder).iterdir()]
         if (
             target.exists()
             and recipe.exists()
@@ -189,7 +190,7 @@ class DeviceExtension(cpp_extension.BuildExtension):
 
 def extension_of(name: str, device: DeviceCompiler | None):
     backend = BACKENDS[name]
-    sources = sorted(path for folder in backend.folders for path in glob(f"csrc/{folder}/*.cpp"))
+    sources = sorted(path for pattern in backend.sources for path in glob(f"csrc/{pattern}"))
     macros, link = [*TORCH_TARGET, *((name, "1") for name in backend.macros)], []
     if device is not None:
         # USE_CUDA declares torch's function for the current stream, for both vendors.
@@ -197,7 +198,7 @@ def extension_of(name: str, device: DeviceCompiler | None):
         # libtorch.so brings the library with that function, though nothing in it is used by name.
         link = ["-Wl,--no-as-needed", "-ltorch", *device.link]
     extension = cpp_extension.CppExtension(
-        f"fdpp.libfdpp_{'core' if name == 'cpu' else name}",
+        f"fdpp.libfdpp_{name}",
         sources,
         include_dirs=[os.path.abspath("csrc")],
         define_macros=macros,

@@ -14,9 +14,9 @@ from fdpp.linear_host import LinearHost
 
 
 def _load() -> ctypes.CDLL:
-    found = sorted(Path(__file__).parent.glob("libfdpp_core*.so"))
+    found = sorted(Path(__file__).parent.glob("libfdpp_cpu*.so"))
     if not found:
-        raise ImportError(f"no libfdpp_core*.so in {Path(__file__).parent}")
+        raise ImportError(f"no libfdpp_cpu*.so in {Path(__file__).parent}")
     try:
         torch.ops.load_library(found[0])
     except OSError as error:

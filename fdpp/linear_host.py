@@ -1,6 +1,6 @@
 """What a compiled library knows about linear layers: its devices, their dataflow tables in force, and its choices.
 
-The functions are those of csrc/torch/shared/linear_choice.cpp, which every library with linear layers has.
+The functions are those of csrc/common/linear_choice.cpp, which every library with linear layers has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ IMPLEMENTATIONS = ("gemv", "flat_gemm", "aten")  # numbered as in csrc/common/da
 SOURCES = ("table", "rule", "batch_invariant")  # likewise
 
 _INTEGER = ctypes.c_int64
-_ANY_DEVICE = -1  # csrc/torch/shared/linear_choice.h
+_ANY_DEVICE = -1  # csrc/common/linear_choice.h
 _SIGNATURES = {
     "fdpp_linear_device": (ctypes.c_char_p, [ctypes.c_int]),
     "fdpp_flat_gemm_configs": (ctypes.c_int, [ctypes.c_int, _INTEGER]),

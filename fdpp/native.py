@@ -10,7 +10,7 @@ from types import ModuleType
 
 from fdpp.linear_host import LinearHost
 
-BACKENDS = ("core", "cuda", "hip", "simt")
+BACKENDS = ("cpu", "cuda", "hip", "simt")
 
 
 @functools.cache

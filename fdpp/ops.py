@@ -153,7 +153,7 @@ def flat_gemm(
         weight: ``[N, K]``.
         bias: ``[N]``.
         config: index of a tile configuration of the backend; -1 takes the default for the shape. On a GPU it names a
-            tile and how its work is spread over blocks (csrc/common/flat_plan.h).
+            tile and how its work is spread over blocks (csrc/gpu/flat_plan.h).
         residual: as in :func:`gemv`.
         gated: as in :func:`gemv`.
 

@@ -181,7 +181,7 @@ def test_a_gpu_library_builds_and_loads_without_a_gpu(tmp_path, backend, list_na
     build = _setup("build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path / 'objects'}", **settings)
     assert build.returncode == 0, (build.stdout + build.stderr)[-4000:]
     (library,) = tmp_path.glob(f"fdpp/libfdpp_{backend}*.so")
-    (core,) = (ROOT / "fdpp").glob("libfdpp_core*.so")
+    (core,) = (ROOT / "fdpp").glob("libfdpp_cpu*.so")
     command = [sys.executable, "-c", LOAD, str(core), str(library)]
     load = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert load.returncode == 0, load.stderr

@@ -94,7 +94,7 @@ def test_the_site_has_every_page_once():
         ("README.md", "bench/results/decode_cpu.json", "files/bench/results/decode_cpu.json"),
         ("docs/gpus.md", "tables.md", "tables.md"),
         ("docs/gpus.md", "../CONTRIBUTING.md#recipes", "CONTRIBUTING.md#recipes"),
-        ("docs/gpus.md", "../csrc/common/arch.h", "files/csrc/common/arch.h"),
+        ("docs/gpus.md", "../csrc/gpu/arch.h", "files/csrc/gpu/arch.h"),
         ("docs/gpus.md", "https://arxiv.org/abs/2311.01282", "https://arxiv.org/abs/2311.01282"),
         ("docs/gpus.md", "#captured-steps", "#captured-steps"),
     ],

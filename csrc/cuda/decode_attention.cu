@@ -1,8 +1,8 @@
-// Launches csrc/common/attention_kernel.h.
+// Launches csrc/gpu/attention_kernel.h.
 #include "cuda/arch.h"
 #include "cuda/device.h"
 
-#include "common/gpu_kernel.h"
+#include "gpu/kernel.h"
 
 namespace fdpp::gpu {
 

@@ -1,8 +1,8 @@
-// Launches csrc/common/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
+// Launches csrc/gpu/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
 #include "cuda/arch.h"
 #include "cuda/device.h"
 
-#include "common/gpu_kernel.h"
+#include "gpu/kernel.h"
 
 namespace fdpp::gpu {
 

@@ -1,8 +1,8 @@
-// Launches csrc/common/gemv_kernel.h, flat_gemm_kernel.h and linear_epilogue.h.
+// Launches csrc/gpu/gemv_kernel.h, flat_gemm_kernel.h and linear_epilogue.h.
 #include "cuda/arch.h"
 #include "cuda/device.h"
 
-#include "common/gpu_kernel.h"
+#include "gpu/kernel.h"
 
 namespace fdpp::gpu {
 

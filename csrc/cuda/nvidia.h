@@ -1,13 +1,13 @@
-// The policy of NVIDIA GPUs, compute capability 8.0 and above (common/arch.h, common/fragments_m16n8k16.h).
+// The policy of NVIDIA GPUs, compute capability 8.0 and above (gpu/arch.h, gpu/fragments_m16n8k16.h).
 // Instructions: PTX ISA 9.0, sections named below; "9.7.x" is their chapter of the instruction set.
 #pragma once
 
 #include "cuda/device.h"
 
-#include "common/arch.h"
-#include "common/attention_tiles.h"
-#include "common/fragments_m16n8k16.h"
-#include "common/linear_tiles.h"
+#include "gpu/arch.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/fragments_m16n8k16.h"
+#include "gpu/linear_tiles.h"
 
 namespace fdpp::cuda {
 

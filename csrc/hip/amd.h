@@ -1,11 +1,11 @@
-// What the policies of AMD GPUs share (common/arch.h). Everything is a builtin of clang: the device libraries that the
+// What the policies of AMD GPUs share (gpu/arch.h). Everything is a builtin of clang: the device libraries that the
 // headers of HIP rest on are not needed. Memory orders: "User Guide for AMDGPU Backend" of LLVM, section "Memory
 // Model".
 #pragma once
 
 #include "hip/device.h"
 
-#include "common/arch.h"
+#include "gpu/arch.h"
 
 namespace fdpp::hip {
 

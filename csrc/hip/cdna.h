@@ -1,11 +1,11 @@
-// The policy of AMD's data-centre GPUs, gfx90a and gfx94x (common/fragments_wave64.h).
+// The policy of AMD's data-centre GPUs, gfx90a and gfx94x (gpu/fragments_wave64.h).
 #pragma once
 
 #include "hip/amd.h"
 
-#include "common/attention_tiles.h"
-#include "common/fragments_wave64.h"
-#include "common/linear_tiles.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/fragments_wave64.h"
+#include "gpu/linear_tiles.h"
 
 namespace fdpp::hip {
 

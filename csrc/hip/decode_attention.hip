@@ -1,9 +1,9 @@
 // Generated from csrc/cuda/decode_attention.cu by `make hipify`: edit that file.
-// Launches csrc/common/attention_kernel.h.
+// Launches csrc/gpu/attention_kernel.h.
 #include "hip/arch.h"
 #include "hip/device.h"
 
-#include "common/gpu_kernel.h"
+#include "gpu/kernel.h"
 
 namespace fdpp::gpu {
 

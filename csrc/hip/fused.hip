@@ -1,9 +1,9 @@
 // Generated from csrc/cuda/fused.cu by `make hipify`: edit that file.
-// Launches csrc/common/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
+// Launches csrc/gpu/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
 #include "hip/arch.h"
 #include "hip/device.h"
 
-#include "common/gpu_kernel.h"
+#include "gpu/kernel.h"
 
 namespace fdpp::gpu {
 

@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common/gpu_launch.h"
+#include "gpu/launch.h"
 
 namespace fdpp::gpu {
 namespace {

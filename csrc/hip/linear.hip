@@ -1,9 +1,9 @@
 // Generated from csrc/cuda/linear.cu by `make hipify`: edit that file.
-// Launches csrc/common/gemv_kernel.h, flat_gemm_kernel.h and linear_epilogue.h.
+// Launches csrc/gpu/gemv_kernel.h, flat_gemm_kernel.h and linear_epilogue.h.
 #include "hip/arch.h"
 #include "hip/device.h"
 
-#include "common/gpu_kernel.h"
+#include "gpu/kernel.h"
 
 namespace fdpp::gpu {
 

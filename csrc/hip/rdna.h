@@ -1,11 +1,11 @@
-// The policy of AMD's gfx11 GPUs in waves of 32 (common/fragments_wave32.h).
+// The policy of AMD's gfx11 GPUs in waves of 32 (gpu/fragments_wave32.h).
 #pragma once
 
 #include "hip/amd.h"
 
-#include "common/attention_tiles.h"
-#include "common/fragments_wave32.h"
-#include "common/linear_tiles.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/fragments_wave32.h"
+#include "gpu/linear_tiles.h"
 
 namespace fdpp::hip {
 

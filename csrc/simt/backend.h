@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "common/attention_tiles.h"
-#include "common/linear_tiles.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/linear_tiles.h"
 #include "common/params.h"
 
 namespace fdpp::simt {

@@ -1,9 +1,9 @@
 // The twin of csrc/hip/cdna.h.
 #pragma once
 
-#include "common/attention_tiles.h"
-#include "common/fragments_wave64.h"
-#include "common/linear_tiles.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/fragments_wave64.h"
+#include "gpu/linear_tiles.h"
 #include "simt/policy.h"
 
 namespace fdpp::simt {

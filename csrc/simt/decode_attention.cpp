@@ -1,4 +1,4 @@
-// Runs csrc/common/attention_kernel.h.
+// Runs csrc/gpu/attention_kernel.h.
 #include "simt/run_kernel.h"
 
 namespace fdpp::simt {

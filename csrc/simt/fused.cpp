@@ -1,4 +1,4 @@
-// Runs csrc/common/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
+// Runs csrc/gpu/norm_kernel.h, silu_mul_kernel.h and rope_kernel.h.
 #include "simt/run_kernel.h"
 
 namespace fdpp::simt {

@@ -1,4 +1,4 @@
-// Runs csrc/common/gemv_kernel.h, flat_gemm_kernel.h, direct_gemm_kernel.h and linear_epilogue.h.
+// Runs csrc/gpu/gemv_kernel.h, flat_gemm_kernel.h, direct_gemm_kernel.h and linear_epilogue.h.
 #include "simt/run_kernel.h"
 
 namespace fdpp::simt {

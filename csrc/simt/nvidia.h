@@ -1,9 +1,9 @@
 // The twin of csrc/cuda/nvidia.h. Sections: PTX ISA 9.0, "Warp Level Matrix Instructions".
 #pragma once
 
-#include "common/attention_tiles.h"
-#include "common/fragments_m16n8k16.h"
-#include "common/linear_tiles.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/fragments_m16n8k16.h"
+#include "gpu/linear_tiles.h"
 #include "simt/policy.h"
 
 namespace fdpp::simt {

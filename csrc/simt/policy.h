@@ -1,4 +1,4 @@
-// What the policies of the host have in common (common/arch.h); what each adds are its matrix instructions and its
+// What the policies of the host have in common (gpu/arch.h); what each adds are its matrix instructions and its
 // copies.
 #pragma once
 
@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "common/arch.h"
-#include "simt/host.h"
+#include "gpu/arch.h"
+#include "simt/executor.h"
 
 namespace fdpp::simt {
 

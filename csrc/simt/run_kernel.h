@@ -1,10 +1,10 @@
-// Runs the kernels of csrc/common: what decode_attention.cpp, linear.cpp and fused.cpp share. They are three files so that
+// Runs the kernels of csrc/gpu: what decode_attention.cpp, linear.cpp and fused.cpp share. They are three files so that
 // compilers take them side by side.
 #pragma once
 
 #include <stdexcept>
 
-#include "common/kernels.h"
+#include "gpu/with_kernel.h"
 #include "simt/backend.h"
 #include "simt/cdna.h"
 #include "simt/nvidia.h"

@@ -1,7 +1,7 @@
 """Fake kernels: results without data, for ``torch.compile``, ``torch.export`` and meta tensors.
 
 A fake refuses what its operator refuses, because it runs the operator's own checks: those of the C++ library, as
-kernels for meta tensors (csrc/torch/core/meta.cpp). They see numbers only, so a symbolic size enters them as its hint,
+kernels for meta tensors (csrc/torch/cpu/meta.cpp). They see numbers only, so a symbolic size enters them as its hint,
 the size of the call that is being traced: that refuses a wrong model, and adds no guard to the compiled code, whose
 later calls with other sizes are checked by the real kernels. Where a size has no hint (it depends on data), the call
 is checked when it runs. The result has the symbolic sizes.

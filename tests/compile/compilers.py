@@ -35,7 +35,7 @@ class Kernel:
     """One instantiation of a kernel.
 
     Attributes:
-        name: of its class in csrc/common.
+        name: of its class in csrc/gpu.
         policy: the architecture that it is written for.
         dtype: ``f16`` or ``bf16``.
         variant: what else it is made for: numbers, such as the head_dim, or a type.

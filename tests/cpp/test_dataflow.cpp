@@ -2,8 +2,8 @@
 // blocks.
 #include "check.h"
 #include "common/dataflow.h"
-#include "common/flat_plan.h"
-#include "common/gemv_plan.h"
+#include "gpu/flat_plan.h"
+#include "gpu/gemv_plan.h"
 #include "simt/backend.h"
 
 using namespace fdpp;

@@ -1,7 +1,7 @@
 // gemv and flat_gemm of every kind of GPU on ragged sizes, in buffers of exactly the size of the tensors: what a GPU
 // would read beyond them, AddressSanitizer sees.
-#include "common/flat_plan.h"
-#include "common/gemv_plan.h"
+#include "gpu/flat_plan.h"
+#include "gpu/gemv_plan.h"
 #include "linear_case.h"
 #include "simt/backend.h"
 

@@ -1,0 +1,22 @@
+// The entry of every kernel of csrc/gpu, for the compilers of GPUs: launchers include it after their device.h.
+#pragma once
+
+#include "gpu/launch.h"
+#include "gpu/with_kernel.h"
+
+namespace fdpp::gpu {
+
+template <typename K, typename Params>
+__global__ void FDPP_LAUNCH_BOUNDS(K::kThreads, K::kBlocks) kernel(const __grid_constant__ Params params) {
+  if constexpr (K::Policy::kRunsHere) K::run(params);
+}
+
+// The kernel for these parameters, on a device that `policy` was written for.
+template <typename P, typename Params>
+Kernel find_kernel(P, const Params& params) {
+  return with_kernel<Kernel, P>(params, [&]<typename K>(std::type_identity<K>) -> Kernel {
+    return {reinterpret_cast<const void*>(&kernel<K, Params>), K::kThreads, K::kSharedBytes, K::blocks(params)};
+  });
+}
+
+}  // namespace fdpp::gpu

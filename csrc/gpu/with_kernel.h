@@ -1,0 +1,121 @@
+// Which kernel serves a call: the one place where run-time values become template arguments. `use` is called with
+// std::type_identity<Kernel>; where there is no kernel, the result is as if value-initialised.
+#pragma once
+
+#include <type_traits>
+
+#include "gpu/attention_kernel.h"
+#include "gpu/direct_gemm_kernel.h"
+#include "gpu/flat_gemm_kernel.h"
+#include "gpu/gemv_kernel.h"
+#include "gpu/gemv_plan.h"
+#include "gpu/norm_kernel.h"
+#include "gpu/rope_kernel.h"
+#include "gpu/silu_mul_kernel.h"
+
+namespace fdpp {
+
+template <typename Result, typename Use>
+Result with_dtype(DType dtype, Use use) {
+  switch (dtype) {
+    case DType::f16: return use(std::type_identity<f16>{});
+    case DType::bf16: return use(std::type_identity<bf16>{});
+    case DType::f32: break;
+  }
+  return Result{};
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const AttentionParams& p, Use use) {
+  return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
+    const auto with_tile = [&]<int D>(std::integral_constant<int, D>) -> Result {
+      if (p.tile == 0) return use(std::type_identity<DecodeAttention<P, T, D, 0>>{});
+      if constexpr (P::attention_tiles(D, 1).warps > 0) return use(std::type_identity<DecodeAttention<P, T, D, 1>>{});
+      return Result{};
+    };
+    switch (p.head_dim) {
+      case 64: return with_tile(std::integral_constant<int, 64>{});
+      case 80: return with_tile(std::integral_constant<int, 80>{});
+      case 96: return with_tile(std::integral_constant<int, 96>{});
+      case 128: return with_tile(std::integral_constant<int, 128>{});
+      case 192: return with_tile(std::integral_constant<int, 192>{});
+      case 256: return with_tile(std::integral_constant<int, 256>{});
+    }
+    return Result{};
+  });
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const GemvParams& p, Use use) {
+  return with_dtype<Result>(p.linear.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
+    switch (p.linear.M) {
+      case 1: return use(std::type_identity<Gemv<P, T, 1>>{});
+      case 2: return use(std::type_identity<Gemv<P, T, 2>>{});
+      case 3: return use(std::type_identity<Gemv<P, T, 3>>{});
+    }
+    return use(std::type_identity<Gemv<P, T, kGemvRows>>{});
+  });
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const FlatGemmParams& p, Use use) {
+  return with_dtype<Result>(p.linear.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
+    const auto with_columns = [&]<int kColumns>(std::integral_constant<int, kColumns>) -> Result {
+      switch (p.tile) {
+        case 0: return use(std::type_identity<FlatGemm<P, T, kColumns, 0>>{});
+        case 1: return use(std::type_identity<FlatGemm<P, T, kColumns, 1>>{});
+        case 2:
+          if constexpr (P::flat_tile(kColumns, 2).rows > 0)
+            return use(std::type_identity<DirectGemm<P, T, kColumns, 2>>{});
+          break;
+        case 3:
+          if constexpr (P::flat_tile(kColumns, 3).rows > 0)
+            return use(std::type_identity<FlatGemm<P, T, kColumns, 3>>{});
+      }
+      return Result{};
+    };
+    if constexpr (P::template Fragments<T>::kInputs == 8) {
+      if (p.columns == 8) return with_columns(std::integral_constant<int, 8>{});
+    }
+    switch (p.columns) {
+      case 16: return with_columns(std::integral_constant<int, 16>{});
+      case 32: return with_columns(std::integral_constant<int, 32>{});
+      case 64: return with_columns(std::integral_constant<int, 64>{});
+    }
+    return Result{};
+  });
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const FinishParams& p, Use use) {
+  return with_dtype<Result>(
+      p.linear.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<FinishLinear<P, T>>{}); });
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const NormParams& p, Use use) {
+  return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
+    const auto with_width = [&]<int kWidth>(std::integral_constant<int, kWidth>) -> Result {
+      if (p.residual != nullptr && p.residual_dtype == DType::f32)
+        return use(std::type_identity<RmsNorm<P, T, float, kWidth>>{});
+      return use(std::type_identity<RmsNorm<P, T, T, kWidth>>{});
+    };
+    // Heads (of norms of q and k) and whole tokens.
+    if (p.width <= 1024) return with_width(std::integral_constant<int, 1024>{});
+    return with_width(std::integral_constant<int, 4096>{});
+  });
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const SiluMulParams& p, Use use) {
+  return with_dtype<Result>(
+      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<SiluMul<P, T>>{}); });
+}
+
+template <typename Result, typename P, typename Use>
+Result with_kernel(const RopeParams& p, Use use) {
+  return with_dtype<Result>(
+      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<RopeAppend<P, T>>{}); });
+}
+
+}  // namespace fdpp

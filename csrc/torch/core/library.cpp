@@ -1,6 +1,0 @@
-// torch.ops.fdpp.*: one schema, an implementation per backend.
-#include <torch/csrc/stable/library.h>
-
-#include "torch/shared/schemas.h"
-
-STABLE_TORCH_LIBRARY(fdpp, m) { fdpp::schemas::define(m); }

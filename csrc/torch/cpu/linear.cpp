@@ -1,0 +1,82 @@
+// gemv, flat_gemm and linear of the CPU.
+#include "cpu/backend.h"
+#include "cpu/cpu_features.h"
+#include "torch/cpu/cpu_threads.h"
+#include "torch/arguments/linear.h"
+#include "common/linear_choice.h"
+
+namespace fdpp {
+
+namespace {
+
+// What the kernels leave to do with a product, which is a result already where that is nothing.
+Tensor finished(const LinearArguments& arguments, LinearCall& call, const Tensor& product) {
+  if (!has_epilogue(call.params)) return product;
+  const Tensor out = make_output(arguments, call);
+  cpu::finish_linear(cpu::kernels(), {call.params, product.data_ptr()}, torch_threads());
+  return out;
+}
+
+Tensor run(const LinearArguments& arguments, LinearCall& call, Impl impl, int config) {
+  const Tensor product = empty_with_last(arguments.x, call.params.N);
+  LinearParams p = product_params(call, product);
+  const cpu::Kernels& kernels = cpu::kernels();
+  if (impl == Impl::gemv) {
+    config = cpu::kGemv;
+  } else if (config < 0) {
+    config = cpu::default_flat_gemm_config(kernels, p);
+  }
+  const Scratch packed = scratch(arguments.op, kernels.packed_x_bytes(p, config));
+  p.packed_x = packed.get();
+  if (impl == Impl::gemv) {
+    cpu::gemv(kernels, p, torch_threads());
+  } else {
+    cpu::flat_gemm(kernels, p, config, torch_threads());
+  }
+  return finished(arguments, call, product);
+}
+
+Tensor gemv_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
+                bool gated) {
+  const LinearArguments arguments{"gemv", x, weight, bias, residual, gated};
+  LinearCall call = linear_call(arguments);
+  return run(arguments, call, Impl::gemv, -1);
+}
+
+Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
+                     const OptionalTensor& residual, bool gated) {
+  const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
+  LinearCall call = linear_call(arguments);
+  check_flat_rows(arguments.op, call.params.M);
+  check_flat_config(arguments.op, config, flat_gemm_configs(0, call.params.dtype));
+  return run(arguments, call, Impl::flat_gemm, static_cast<int>(config));
+}
+
+Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
+                  bool gated) {
+  const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
+  LinearCall call = linear_call(arguments);
+  const LinearParams& p = call.params;
+  const Choice choice = choose_linear(0, p.dtype, p.N, p.K, p.M);
+  if (choice.impl == Impl::aten) return finished(arguments, call, aten_linear(arguments));
+  return run(arguments, call, choice.impl, choice.config);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
+  m.impl("gemv", TORCH_BOX(&gemv_cpu));
+  m.impl("flat_gemm", TORCH_BOX(&flat_gemm_cpu));
+  m.impl("linear", TORCH_BOX(&linear_cpu));
+}
+
+}  // namespace
+
+std::string linear_device(int) { return cpu::device_name(); }
+
+int flat_gemm_configs(int, DType dtype) { return cpu::kernels().flat_gemm_configs(dtype); }
+
+Choice linear_rule(int, DType dtype, int64_t, int64_t, int64_t M) { return cpu_rule(dtype, M); }
+
+// Each row by itself.
+Choice batch_invariant_choice(int, DType, int64_t, int64_t) { return {Impl::gemv, -1, Source::batch_invariant}; }
+
+}  // namespace fdpp

@@ -1,0 +1,98 @@
+// The operators on meta tensors: the checks of the real ones, and a result without data. They are for the fakes of
+// Python (fdpp/rules/fakes.py), which see symbolic sizes where this library sees numbers only; hence namespaces of
+// their own: one with the checks of every backend, one with those of the GPUs on top.
+#include "torch/gpu_operators.h"
+#include "torch/arguments/schemas.h"
+
+namespace fdpp {
+
+namespace {
+
+template <bool kGpu>
+struct MetaOperators {
+  static Tensor attention(const AttentionArguments& arguments) {
+    const AttentionParams p = attention_params(arguments);
+    if (kGpu) check_gpu_attention(arguments);
+    return empty_like_device(arguments.q, {p.batch, p.query_len, p.query_heads, p.head_dim});
+  }
+
+  static Tensor gemv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
+                     bool gated) {
+    const LinearArguments arguments{"gemv", x, weight, bias, residual, gated};
+    LinearCall call = linear_call(arguments);
+    check_matrix("gemv", "x", x);
+    return make_output(arguments, call);
+  }
+
+  static Tensor flat_gemm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
+                          const OptionalTensor& residual, bool gated) {
+    const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
+    LinearCall call = linear_call(arguments);
+    check_flat_rows(arguments.op, call.params.M);
+    const int configs = kGpu ? kFlatTiles * kNumSpreads : flat_gemm_configs(kAnyDevice, call.params.dtype);
+    check_flat_config(arguments.op, config, configs);
+    check_matrix("flat_gemm", "x", x);
+    return make_output(arguments, call);
+  }
+
+  static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                       const OptionalTensor& residual, bool gated) {
+    const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
+    LinearCall call = linear_call(arguments);
+    // A product alone can be aten::linear's, which takes float32 on every device.
+    if (has_epilogue(call.params)) check_matrix("linear", "x", x);
+    return make_output(arguments, call);
+  }
+
+  static Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+    const Tensor out = norm_call("rms_norm", x, nullptr, weight, eps).out;
+    check_matrix("rms_norm", "x", x);
+    return out;
+  }
+
+  static Tensor add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
+    const Tensor out = norm_call("add_rms_norm", x, &residual, weight, eps).out;
+    check_matrix("add_rms_norm", "x", x);
+    return out;
+  }
+
+  static Tensor silu_mul(const Tensor& gate_up) {
+    const Tensor out = silu_mul_call(gate_up).out;
+    check_matrix("silu_mul", "gate_up", gate_up);
+    return out;
+  }
+
+  static Tensor rope_append(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                            const Tensor& positions, const Tensor& k_cache, const Tensor& v_cache,
+                            const OptionalTensor& block_table, bool interleaved) {
+    const Tensor out = rope_call({q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved}).out;
+    check_matrix(kRopeAppend, "q", q);
+    return out;
+  }
+
+  template <typename Library>
+  static void implement(Library& m) {
+    implement_decode_attention<attention>(m);
+    m.impl("gemv", TORCH_BOX(&gemv));
+    m.impl("flat_gemm", TORCH_BOX(&flat_gemm));
+    m.impl("linear", TORCH_BOX(&linear));
+    m.impl("rms_norm", TORCH_BOX(&rms_norm));
+    m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
+    m.impl("silu_mul", TORCH_BOX(&silu_mul));
+    m.impl("rope_append", TORCH_BOX(&rope_append));
+  }
+
+ private:
+  static void check_matrix(const char* op, const char* name, const Tensor& tensor) {
+    if (kGpu) check_matrix_dtype(op, name, tensor);
+  }
+};
+
+STABLE_TORCH_LIBRARY(fdpp_meta, m) { schemas::define(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_meta, Meta, m) { MetaOperators<false>::implement(m); }
+STABLE_TORCH_LIBRARY(fdpp_meta_gpu, m) { schemas::define(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_meta_gpu, Meta, m) { MetaOperators<true>::implement(m); }
+
+}  // namespace
+
+}  // namespace fdpp
