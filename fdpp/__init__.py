@@ -16,7 +16,7 @@ with existing_directory():
 
 if TYPE_CHECKING:
     from fdpp.dataflow import explain
-    from fdpp.engine.llm import LLM
+    from fdpp.llm import LLM
 
 try:
     __version__ = version("fdpp")
@@ -25,7 +25,7 @@ except PackageNotFoundError:  # imported from a source tree that was never insta
 
 __all__ = ["LLM", "__version__", "explain", "ops"]
 
-_LAZY = {"LLM": "fdpp.engine.llm", "explain": "fdpp.dataflow"}
+_LAZY = {"LLM": "fdpp.llm", "explain": "fdpp.dataflow"}
 
 
 def __getattr__(name: str) -> object:

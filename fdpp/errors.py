@@ -22,12 +22,12 @@ class RequestError(FdppError, ValueError):
 
 
 @contextlib.contextmanager
-def about(model: object) -> Iterator[None]:
-    """Put the name of the model or file before the message of a :class:`CheckpointError`."""
+def prefix_errors(name: object) -> Iterator[None]:
+    """Put the name of a model or file before the message of a :class:`CheckpointError`."""
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{model}: {error}") from error
+        raise CheckpointError(f"{name}: {error}") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

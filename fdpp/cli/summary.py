@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fdpp.engine.decode_loop import Timings
+    from fdpp.engine.sequence import Timings
 
 
 def render_summary(timings: Sequence[Timings], bytes_per_step: int, bandwidth: float, sampling: object = None) -> str:

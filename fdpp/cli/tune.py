@@ -64,14 +64,6 @@ def shape(text: str) -> tuple[int, int]:
 
 def model_shapes(model: str) -> set[tuple[int, int]]:
     """``(N, K)`` of a model's linear layers; query, key and value are one, gate and up are another."""
-    from fdpp.engine.checkpoint import open_checkpoint
+    from fdpp.llm import open_model
 
-    config = open_checkpoint(model).config
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return {
-        (sum(config.qkv_rows), hidden),
-        (hidden, config.num_heads * config.head_dim),
-        (2 * inner, hidden),
-        (hidden, inner),
-        (config.vocab_size, hidden),
-    }
+    return open_model(model)[1].linear_shapes()

@@ -1,1 +1,1 @@
-"""The engine: checkpoints to text through ``fdpp.ops``. The entrance is :class:`fdpp.engine.llm.LLM`."""
+"""The engine: from the parts of a model and token ids to text, through ``fdpp.ops``."""

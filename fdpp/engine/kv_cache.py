@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
 
-from fdpp.engine.config import DecoderConfig
-from fdpp.engine.weights import memory_bytes
+from fdpp.engine.layers import Attention
 from fdpp.errors import RequestError
+from fdpp.memory import memory_bytes
 
 _NO_PAGE = -1
 
@@ -57,7 +58,7 @@ class KVCache:
 
 
 def allocate(
-    config: DecoderConfig,
+    attentions: Sequence[Attention],
     lengths: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
@@ -65,30 +66,33 @@ def allocate(
 ) -> KVCache:
     """A cache for sequences of at most ``lengths`` tokens: contiguous, or paged when ``page_size`` is given.
 
+    Args:
+        attentions: those that append to it, layer by layer.
+
     Raises:
         RequestError: it would not fit into the memory of the device.
     """
-    rereferences = torch.zeros(config.num_heads, dtype=torch.int64, device=device)
+    rereferences = torch.zeros(max(a.num_heads for a in attentions), dtype=torch.int64, device=device)
     if page_size is None:
-        return KVCache(*_tensors(config, (len(lengths), max(lengths)), dtype, device), rereferences)
+        return KVCache(*_tensors(attentions, (len(lengths), max(lengths)), dtype, device), rereferences)
     pages = [-(-length // page_size) for length in lengths]
     table = torch.full((len(lengths), max(pages)), _NO_PAGE, dtype=torch.int32, device="cpu")
     first = 0
     for row, count in zip(table, pages, strict=True):
         row[:count] = torch.arange(first, first + count, dtype=torch.int32, device="cpu")
         first += count
-    return KVCache(*_tensors(config, (first, page_size), dtype, device), rereferences, table.to(device))
+    return KVCache(*_tensors(attentions, (first, page_size), dtype, device), rereferences, table.to(device))
 
 
 def _tensors(
-    config: DecoderConfig, slots: tuple[int, int], dtype: torch.dtype, device: torch.device
+    attentions: Sequence[Attention], slots: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
-    shape = (*slots, config.num_kv_heads, config.head_dim)
-    needed = 2 * config.num_layers * shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize
+    shapes = [(*slots, attention.num_kv_heads, attention.head_dim) for attention in attentions]
+    needed = 2 * sum(map(prod, shapes)) * dtype.itemsize
     if needed > (available := memory_bytes(device)):
         raise RequestError(
             f"a key/value cache of {slots[0]} x {slots[1]} tokens needs {needed / 2**30:.1f} GiB; "
             f"{device} has {available / 2**30:.1f} GiB"
         )
-    keys, values = ([torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)] for _ in "kv")
+    keys, values = ([torch.empty(shape, dtype=dtype, device=device) for shape in shapes] for _ in "kv")
     return keys, values

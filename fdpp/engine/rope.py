@@ -8,11 +8,77 @@ after it with those of the length that the sequence then has, while the keys bef
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fdpp.engine.config import DynamicScaling, Llama3Scaling, LongRopeScaling, RopeConfig, YarnScaling
+from fdpp.engine.part import Part
+from fdpp.errors import CheckpointError
+from fdpp.rope_config import DynamicScaling, Llama3Scaling, LongRopeScaling, RopeConfig, YarnScaling
+from fdpp.weights import Source, Weight
+
+Tables = tuple[Tensor, Tensor]
+"""Cosines and sines, float32 ``[positions, head_dim / 2]``."""
+
+_DIVISORS = "rope_freqs.weight"
+_RESERVING = threading.Lock()  # not one per embedding: a lock can be neither copied nor pickled
+
+
+class Rotary(Part):
+    """A rotary position embedding, which the attentions of a model may share.
+
+    Args:
+        config: what the frequencies are.
+        head_dim: the elements of a head that are rotated.
+        has_divisors: whether the checkpoint has a table of numbers by which the frequencies are divided: llama.cpp
+            stores Llama 3's scaling as such a table.
+
+    Raises:
+        CheckpointError: LongRoPE's factors do not fit the head length.
+    """
+
+    def __init__(self, config: RopeConfig, head_dim: int, has_divisors: bool = False) -> None:
+        if isinstance(scaling := config.scaling, LongRopeScaling):
+            for name, factors in (("short_factor", scaling.short_factors), ("long_factor", scaling.long_factors)):
+                if len(factors) != head_dim // 2:
+                    raise CheckpointError(f"rope {name}: expected {head_dim // 2} numbers, got {len(factors)}")
+        self.config, self.head_dim = config, head_dim
+        self.divisors = Weight((Source(_DIVISORS, (head_dim // 2,)),), dtype=torch.float32) if has_divisors else None
+        self.tables = _no_tables(head_dim)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"tables": _no_tables(self.head_dim)}  # the next request reserves them
+
+    def reserve(self, length: int, device: torch.device) -> None:
+        """Make the tables cover positions below ``length``, at least. They never shrink.
+
+        Raises:
+            CheckpointError: the divisors are not positive.
+        """
+        with _RESERVING:
+            if length > len(self.tables[0]):
+                self.tables = self._on_device(step_tables, length, device)
+
+    def prompt_tables(self, length: int) -> Tables:
+        """The tables of a prompt: those of the steps, unless the prompt's length changes the frequencies."""
+        limit = changes_beyond(self.config)
+        if limit is None or length <= limit:
+            return self.tables
+        return self._on_device(prompt_tables, length, self.tables[0].device)
+
+    def _on_device(self, tables: Callable[..., Tables], length: int, device: torch.device) -> Tables:
+        divisors = None if self.divisors is None else self.divisors.tensor.cpu()
+        if divisors is not None and not (divisors > 0).all():
+            raise CheckpointError(f"{_DIVISORS}: expected positive numbers")
+        cos, sin = tables(self.config, self.head_dim, length, divisors)
+        return cos.to(device), sin.to(device)
+
+
+def _no_tables(head_dim: int) -> Tables:
+    return 2 * (torch.empty(0, head_dim // 2, dtype=torch.float32, device="cpu"),)
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int, lengths: Tensor | None = None) -> Tensor:
@@ -35,7 +101,7 @@ def changes_beyond(rope: RopeConfig) -> int | None:
     return scaling.original_max_positions if isinstance(scaling, DynamicScaling | LongRopeScaling) else None
 
 
-def step_tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def step_tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None = None) -> Tables:
     """Cosines and sines for tokens that come one by one: row p belongs to a sequence of p + 1 tokens.
 
     Args:
@@ -47,16 +113,12 @@ def step_tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor |
     return _tables(rope, head_dim, length, divisors, torch.arange(1, length + 1, dtype=torch.int64, device="cpu"))
 
 
-def prompt_tables(
-    rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def prompt_tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None = None) -> Tables:
     """As :func:`step_tables`, for a prompt of ``length`` tokens that is rotated as a whole."""
     return _tables(rope, head_dim, length, divisors, torch.tensor([length], dtype=torch.int64, device="cpu"))
 
 
-def _tables(
-    rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None, lengths: Tensor
-) -> tuple[Tensor, Tensor]:
+def _tables(rope: RopeConfig, head_dim: int, length: int, divisors: Tensor | None, lengths: Tensor) -> Tables:
     frequencies = inverse_frequencies(rope, head_dim, lengths if changes_beyond(rope) is not None else None)
     if divisors is not None:
         frequencies = frequencies / divisors

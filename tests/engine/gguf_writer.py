@@ -10,10 +10,10 @@ import gguf
 import numpy as np
 import torch
 
+from fdpp.checkpoints.gguf_names import _LAYER_TENSORS, _MODEL_TENSORS
 from fdpp.engine import rope
-from fdpp.engine.config import Llama3Scaling, LongRopeScaling, YarnScaling
-from fdpp.engine.families import family_of_config
-from fdpp.engine.families.gguf_map import _LAYER_TENSORS, _MODEL_TENSORS
+from fdpp.models.rope import rope_config
+from fdpp.rope_config import Llama3Scaling, LongRopeScaling, YarnScaling
 
 _GGUF_NAMES = {new: old for table in (_LAYER_TENSORS, _MODEL_TENSORS) for old, new in table.items()}
 
@@ -62,7 +62,7 @@ def write_gguf(
 
 
 def _add_rope_scaling(writer: gguf.GGUFWriter, config: Any) -> None:
-    read = family_of_config(config.to_dict() | {"architectures": None}).read_config(config.to_dict()).rope
+    read = rope_config(config.to_dict())
     if read.linear_factor != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(read.linear_factor)

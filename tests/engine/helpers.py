@@ -1,14 +1,21 @@
-"""Ways to run the decoder on given tokens that the tests share."""
+"""Ways to run a model on given tokens that the tests share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
-from fdpp.engine import kv_cache
-from fdpp.engine.llm import LLM
+from fdpp.engine import attend, kv_cache, layers
+from fdpp.llm import LLM
+
+
+def use_operators(monkeypatch: pytest.MonkeyPatch, operators: object) -> None:
+    """Let the engine run on other kernels."""
+    for module in (attend, layers):
+        monkeypatch.setattr(module, "ops", operators)
 
 
 @torch.inference_mode()
@@ -19,10 +26,10 @@ def forced_logits(
 
     The rest is fed token by token, all sequences side by side; those that have ended idle.
     """
-    cache = kv_cache.allocate(llm.config, [len(ids) for ids in sequences], llm.dtype, llm.device, page)
-    llm.decoder.reserve(max(len(ids) for ids in sequences))
+    cache = kv_cache.allocate(llm.model.attentions, [len(ids) for ids in sequences], llm.dtype, llm.device, page)
+    llm.model.reserve(max(len(ids) for ids in sequences))
     collected = [
-        [llm.decoder.prefill(torch.tensor(ids[:count], device=llm.device), cache.row(row))]
+        [llm.model.prefill(torch.tensor(ids[:count], device=llm.device), cache.row(row))]
         for row, (ids, count) in enumerate(zip(sequences, prefill, strict=True))
     ]
     at = list(prefill)
@@ -31,7 +38,7 @@ def forced_logits(
         tokens = torch.tensor([ids[p] if on else 0 for ids, p, on in zip(sequences, at, running, strict=True)])
         positions = torch.tensor([[p if on else -1] for p, on in zip(at, running, strict=True)], dtype=torch.int32)
         tokens, positions = tokens.to(llm.device), positions.to(llm.device)
-        logits = llm.decoder.step(tokens, positions, positions[:, 0] + 1, cache)
+        logits = llm.model.step(tokens, positions, positions[:, 0] + 1, cache)
         for row, on in enumerate(running):
             if on:
                 collected[row].append(logits[row])

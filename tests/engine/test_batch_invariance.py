@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from fdpp import dataflow
-from fdpp.engine import decoder
-from fdpp.engine.llm import LLM
-from tests.engine.helpers import forced_logits
+from fdpp.llm import LLM
+from tests.engine.helpers import forced_logits, use_operators
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -26,7 +25,7 @@ def batch_invariant():
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_alone_and_in_a_batch(checkpoints, monkeypatch, batch_invariant, backend, page):
     if backend.namespace != "fdpp":
-        monkeypatch.setattr(decoder, "ops", backend.ops())
+        use_operators(monkeypatch, backend.ops())
     llm = LLM(checkpoints("llama")[0], device=backend.device, dtype="bfloat16")
     generator = torch.Generator().manual_seed(1)
     sequences = [torch.randint(3, VOCAB, (count + 3,), generator=generator).tolist() for count in PREFILL]

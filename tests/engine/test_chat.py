@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fdpp.engine.llm import LLM
-from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import RequestError
+from fdpp.llm import LLM
+from fdpp.tokenizers import Tokenizer
 from tests.engine.models import CHAT_TEMPLATE, tiny_tokenizer
 
 PARTS_TEMPLATE = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fdpp.engine import kv_cache
-from fdpp.engine.llm import LLM
+from fdpp.llm import LLM
 from tests.engine.models import VOCAB
 
 PROMPTS = [[5, 6, 7, 8], list(range(20, 50)), [9]]
@@ -14,9 +14,9 @@ PROMPTS = [[5, 6, 7, 8], list(range(20, 50)), [9]]
 
 def greedy(llm, step, page_size, count=8):
     """Tokens ``[count, B]`` and the graph's inputs as plain tensors, as a server would run it."""
-    cache = kv_cache.allocate(llm.config, [len(p) + count for p in PROMPTS], llm.dtype, llm.device, page_size)
-    llm.decoder.reserve(64)
-    logits = [llm.decoder.prefill(torch.tensor(p), cache.row(row)) for row, p in enumerate(PROMPTS)]
+    cache = kv_cache.allocate(llm.model.attentions, [len(p) + count for p in PROMPTS], llm.dtype, llm.device, page_size)
+    llm.model.reserve(64)
+    logits = [llm.model.prefill(torch.tensor(p), cache.row(row)) for row, p in enumerate(PROMPTS)]
     tokens, seqlens = torch.stack(logits).argmax(-1), torch.tensor([len(p) for p in PROMPTS], dtype=torch.int32)
     history = [tokens]
     for _ in range(count - 1):
@@ -33,8 +33,8 @@ def test_the_same_tokens(checkpoints, variant, page_size):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with torch.no_grad():
-        compiled = torch.compile(llm.decoder.step, fullgraph=True)
-        expected = greedy(llm, llm.decoder.step, page_size)
+        compiled = torch.compile(llm.model.step, fullgraph=True)
+        expected = greedy(llm, llm.model.step, page_size)
         assert torch.equal(greedy(llm, compiled, page_size), expected)
     assert expected.max() < VOCAB and len(expected.unique()) > 3
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled once, and really compiled

@@ -8,8 +8,7 @@ import shutil
 import pytest
 import torch
 
-from fdpp.engine import decoder
-from fdpp.engine.llm import LLM
+from fdpp.llm import LLM
 from tests.engine.helpers import assert_logits_close, forced_logits, reference_logits
 from tests.engine.models import VARIANTS, VOCAB
 
@@ -37,7 +36,7 @@ def test_logits_equal_those_of_transformers(checkpoints, variant, page):
 def test_prefill_in_chunks_changes_nothing(checkpoints, variant, page, monkeypatch):
     path, model = checkpoints(variant)
     ids = random_sequences(2)[0]
-    monkeypatch.setattr(decoder, "PREFILL_CHUNK", 20)  # three chunks by SDPA, the last one by decode_attention
+    monkeypatch.setattr("fdpp.engine.model.PREFILL_CHUNK", 20)  # three chunks by SDPA, the last one by decode_attention
     (logits,) = forced_logits(LLM(path, dtype="float32"), [ids], [len(ids)], page)
     assert_logits_close(logits[0], reference_logits(model, ids)[-1])
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fdpp.engine.llm import LLM
 from fdpp.engine.sampling_options import SamplingOptions
 from fdpp.errors import FdppError, RequestError
+from fdpp.llm import LLM
 from tests.engine.models import VOCAB
 
 PROMPTS = [[5, 6, 7], list(range(20, 60)), [9], [200, 100, 50, 25], list(range(5, 30))]
@@ -239,8 +239,8 @@ def test_several_completions_share_the_prefill(checkpoints, monkeypatch, page_si
     llm = LLM(checkpoints("mistral-window")[0], dtype="float32", page_size=page_size, max_batch_size=4)
     options = {"max_new_tokens": 9, "temperature": 1.5, "seed": 0, "ignore_eos": True}
     apart = llm.generate([PROMPTS[1]] * 3 + [PROMPTS[0]] * 3, **options)
-    prefill, lengths = llm.decoder.prefill, []
-    monkeypatch.setattr(llm.decoder, "prefill", lambda ids, cache: lengths.append(len(ids)) or prefill(ids, cache))
+    prefill, lengths = llm.model.prefill, []
+    monkeypatch.setattr(llm.model, "prefill", lambda ids, cache: lengths.append(len(ids)) or prefill(ids, cache))
     together = llm.generate([PROMPTS[1], PROMPTS[0]], n=3, **options)
     assert [c.token_ids for c in together] == [c.token_ids for c in apart]
     assert lengths == [40, 3, 3]  # the second group begins within the second prompt
@@ -369,7 +369,7 @@ def test_bad_arguments(checkpoints, options):
 
 
 def test_a_gpu_takes_narrow_dtypes_only(checkpoints, monkeypatch):
-    monkeypatch.setattr("fdpp.engine.llm._device", lambda device: torch.device("cuda:0"))
+    monkeypatch.setattr("fdpp.llm._device", lambda device: torch.device("cuda:0"))
     with pytest.raises(RequestError, match="expected bfloat16 or float16 on a GPU, got float32"):
         LLM(checkpoints("llama")[0], device="cuda", dtype="float32")
 
@@ -388,7 +388,7 @@ def test_absurd_cache_is_refused(checkpoints, monkeypatch):
 
 def test_logits_that_are_not_finite(checkpoints):
     llm = LLM(checkpoints("llama")[0], dtype="float32")
-    llm.decoder.weights.layers[1].down[3, 4] = torch.nan
+    llm.model.blocks[1].mlp.down.weight.tensor[3, 4] = torch.nan
     with pytest.raises(FdppError, match="not finite"):
         llm.generate(PROMPTS, max_new_tokens=5)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from fdpp.engine.llm import LLM
 from fdpp.engine.sampling_options import SamplingOptions, sampling_defaults
 from fdpp.errors import CheckpointError
+from fdpp.llm import LLM
 
 PROMPT = list(range(20, 60))
 SAMPLED = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from fdpp.engine.config import YarnScaling
-from fdpp.engine.families.gguf_map import hugging_face_config
-from fdpp.engine.families.llama import LLAMA
-from fdpp.engine.llm import LLM
+from fdpp.checkpoints.gguf_names import hugging_face_config
 from fdpp.errors import CheckpointError
+from fdpp.llm import LLM
+from fdpp.models.config import read_config
+from fdpp.rope_config import YarnScaling
 from tests.engine.gguf_writer import write_gguf
 from tests.engine.helpers import assert_logits_close, forced_logits, reference_logits
 from tests.engine.models import VOCAB, tiny_model
@@ -75,7 +75,7 @@ TYPE, FACTOR, OLD_FACTOR = "scaling.type", "scaling.factor", "scale_linear"
 
 def rope_of(factors: dict | None = None, **keys):
     metadata = BASE | {f"llama.rope.{key}": value for key, value in keys.items()}
-    return LLAMA.read_config(hugging_face_config(metadata, (), factors)).rope
+    return read_config(hugging_face_config(metadata, (), factors)).rope
 
 
 @pytest.mark.parametrize("kind", [None, "none", "linear", "yarn"])
@@ -132,9 +132,9 @@ def test_vocabulary_size(stated, tokens, expected):
 
 def test_numbers_per_layer():
     metadata = BASE | {"llama.block_count": 3, "llama.attention.head_count": [2, 2, 2]}
-    assert LLAMA.read_config(hugging_face_config(metadata, ())).num_heads == 2
+    assert read_config(hugging_face_config(metadata, ())).num_heads == 2
     with pytest.raises(CheckpointError, match="num_heads: expected"):
-        LLAMA.read_config(hugging_face_config(metadata | {"llama.attention.head_count": [2, 4, 2]}, ()))
+        read_config(hugging_face_config(metadata | {"llama.attention.head_count": [2, 4, 2]}, ()))
 
 
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
@@ -148,7 +148,7 @@ def test_storage_types(tmp_path, variant, kind):
 @pytest.mark.parametrize("kind", [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K, Kind.IQ4_NL, Kind.IQ4_XS])
 def test_blocks_are_dequantised_as_gguf_does(tmp_path, kind):
     """Types that the package cannot write: random blocks, read in pieces, against one call of its dequantiser."""
-    from fdpp.engine.gguf_file import GGUFFile
+    from fdpp.checkpoints.gguf_file import GGUFFile
 
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     data = np.random.default_rng(0).integers(0, 100, (6, 2 * block_bytes), dtype=np.uint8)

@@ -13,9 +13,9 @@ import pytest
 import regex
 import transformers
 
-from fdpp.engine.gguf_tokenizer import end_of_text_ids, load_gguf_tokenizer
-from fdpp.engine.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS
 from fdpp.errors import CheckpointError
+from fdpp.tokenizers.gguf import end_of_text_ids, load_gguf_tokenizer
+from fdpp.tokenizers.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS
 from tests.engine.models import MERGES, tiny_gguf_tokenizer, tiny_vocabulary
 
 TEXTS = [

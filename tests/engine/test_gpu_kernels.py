@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fdpp.engine import decoder
-from fdpp.engine.llm import LLM
-from tests.engine.helpers import forced_logits, reference_logits
+from fdpp.llm import LLM
+from tests.engine.helpers import forced_logits, reference_logits, use_operators
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -22,7 +21,7 @@ def load(request, monkeypatch):
 
     def load(path, **options) -> LLM:
         if request.param.namespace != "fdpp":
-            monkeypatch.setattr(decoder, "ops", request.param.ops())
+            use_operators(monkeypatch, request.param.ops())
         return LLM(path, device=request.param.device, **options)
 
     return load

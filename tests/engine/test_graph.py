@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fdpp.engine.graph import MIN_STEPS, StepGraph, read_tokens
-from fdpp.engine.llm import LLM
 from fdpp.errors import FdppError
+from fdpp.llm import LLM
 from tests.engine.recorded_graph import record
 from tests.ops.backends import BACKENDS
 
@@ -124,7 +124,7 @@ def test_logits_that_are_not_finite(load, options):
     (free,) = captured.generate(PROMPTS[0], max_new_tokens=24, ignore_eos=True, **options)
     damaged = free.token_ids[20]
     at = free.token_ids.index(damaged)
-    captured.decoder.weights.embedding[damaged] = torch.nan
+    captured.model.embedding.weight.tensor[damaged] = torch.nan
     assert captured.generate(PROMPTS[0], max_new_tokens=at + 1, ignore_eos=True, **options)
     with pytest.raises(FdppError, match="not finite"):
         captured.generate(PROMPTS[0], max_new_tokens=at + 2, ignore_eos=True, **options)
@@ -171,7 +171,7 @@ def test_rows_that_have_ended_idle(checkpoints):
     """From the next step on, or from the one after where the next is launched before the token is read."""
     llm = LLM(checkpoints("llama")[0])
     free = llm.generate(PROMPTS, max_new_tokens=MIN_STEPS, ignore_eos=True)
-    eos, step = free[1].token_ids[4], llm.decoder.step
+    eos, step = free[1].token_ids[4], llm.model.step
     ends = [
         tokens.index(eos) + 1 if eos in tokens else MIN_STEPS
         for tokens in (completion.token_ids for completion in free)
@@ -183,7 +183,7 @@ def test_rows_that_have_ended_idle(checkpoints):
         steps.append(positions[:, 0].tolist())
         return step(tokens, positions, seqlens, cache)
 
-    llm.decoder.step = spy
+    llm.model.step = spy
     for capture, ahead in ((None, 0), (record, 1)):
         llm._capture = capture
         steps.clear()

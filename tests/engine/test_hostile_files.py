@@ -16,8 +16,8 @@ import gguf
 import pytest
 import torch
 
-from fdpp.engine.llm import LLM
 from fdpp.errors import CheckpointError, FdppError
+from fdpp.llm import LLM
 from tests.engine.gguf_writer import write_gguf
 from tests.engine.models import tiny_gguf_tokenizer, tiny_model
 
@@ -82,7 +82,7 @@ def outcome(path: Path, what: object = "") -> str | None:
             assert "\n" not in str(error) and len(str(error)) < 1000, what
             return str(error)
         with contextlib.suppress(FdppError):  # finite weights may still be absurd
-            llm.generate([5 % llm.config.vocab_size, 0], max_new_tokens=2)
+            llm.generate([5 % llm.model.vocab_size, 0], max_new_tokens=2)
             llm.generate("the end", max_new_tokens=2)
     return None
 
@@ -194,7 +194,7 @@ def test_json_with_wrong_values(checkpoints, tmp_path, name):
 
 
 def test_every_truncation_of_a_gguf_header(good_gguf, tmp_path):
-    from fdpp.engine.gguf_file import GGUFFile
+    from fdpp.checkpoints.gguf_file import GGUFFile
 
     data = good_gguf.read_bytes()
     end = min(tensor.data_offset for tensor in gguf.GGUFReader(good_gguf).tensors)
@@ -235,8 +235,8 @@ GGUF_VALUES = [True, -1, 0, 1, 7, 1 << 31, 0.5, float("inf"), float("nan"), "", 
 
 
 def test_every_value_of_every_metadata_key(good_gguf, tmp_path):
-    from fdpp.engine.gguf_checkpoint import GGUFCheckpoint
-    from fdpp.engine.gguf_file import GGUFFile
+    from fdpp.checkpoints.gguf import GGUFCheckpoint
+    from fdpp.checkpoints.gguf_file import GGUFFile
 
     good = GGUFFile(good_gguf)
     keys = [*good.metadata, "split.count", "llama.attention.sliding_window", "tokenizer.ggml.add_bos_token",
@@ -250,7 +250,7 @@ def test_every_value_of_every_metadata_key(good_gguf, tmp_path):
             with contextlib.suppress(CheckpointError), warnings.catch_warnings(), _deadline((key, value)):
                 warnings.simplefilter("ignore")
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("fdpp.engine.gguf_file._read_header", lambda _, m=changed: (m, good.tensors))
+                    patch.setattr("fdpp.checkpoints.gguf_file._read_header", lambda _, m=changed: (m, good.tensors))
                     GGUFCheckpoint(good_gguf)
 
 
@@ -324,7 +324,7 @@ def test_weights_with_nan(directory):
 
 
 def test_weights_beyond_the_memory(directory, monkeypatch):
-    monkeypatch.setattr("fdpp.engine.weights.memory_bytes", lambda device: 1000)
+    monkeypatch.setattr("fdpp.checkpoints.loading.memory_bytes", lambda device: 1000)
     refused(directory, "the weights need")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fdpp.cli.options import text
-from fdpp.engine.llm import LLM
+from fdpp.llm import LLM
 from tests.engine.gguf_writer import write_gguf
 from tests.engine.models import tiny_gguf_tokenizer, tiny_model
 from tests.test_process_state import STATES

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from fdpp.engine.llm import LLM
+from fdpp.llm import LLM
 from tests.engine.helpers import forced_logits, reference_logits
 
 NEW_TOKENS = 64

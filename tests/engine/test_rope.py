@@ -11,11 +11,11 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from fdpp.engine import rope
-from fdpp.engine.config import HEAD_DIMS
-from fdpp.engine.families.llama import LLAMA
-from fdpp.engine.families.rope import rope_config
-from fdpp.engine.llm import LLM
 from fdpp.errors import CheckpointError
+from fdpp.limits import HEAD_DIMS
+from fdpp.llm import LLM
+from fdpp.models.config import read_config
+from fdpp.models.rope import rope_config
 from tests.engine.models import LENGTH_DEPENDENT, VOCAB
 
 ORIGINAL = 64
@@ -146,7 +146,7 @@ def test_scaling_that_was_added_by_hand_replaces_what_transformers_wrote():
     ],
 )
 def test_context_length(scaling, context):
-    assert LLAMA.read_config(BASE | {"rope_scaling": scaling}).max_positions == context
+    assert read_config(BASE | {"rope_scaling": scaling}).max_positions == context
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_context_length(scaling, context):
 )
 def test_what_is_wrong_is_said(scaling, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        LLAMA.read_config(BASE | {"rope_scaling": scaling})
+        read_config(BASE | {"rope_scaling": scaling})
     assert "\n" not in str(caught.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fdpp.engine import rope
-from fdpp.engine.llm import LLM
+from fdpp.llm import LLM
 
 PROMPT, OTHER = [5, 6, 7], list(range(20, 60))
 
@@ -31,20 +31,20 @@ def test_rotary_tables_never_shrink(llama, monkeypatch):
         return compute(config, head_dim, length, divisors)
 
     monkeypatch.setattr(rope, "step_tables", slow_tables)
-    short = threading.Thread(target=llama.decoder.reserve, args=(10,))
+    short = threading.Thread(target=llama.model.reserve, args=(10,))
     short.start()
     short_began.wait()
-    llama.decoder.reserve(50)
+    llama.model.reserve(50)
     long_ended.set()
     short.join()
-    llama.decoder.reserve(20)
-    assert [len(table) for table in llama.decoder._step_tables] == [50, 50]
+    llama.model.reserve(20)
+    assert [len(table) for table in llama.model.blocks[0].attention.rotary.tables] == [50, 50]
 
 
 def test_each_request_counts_its_own_rereferences(llama):
     """One request runs in the middle of another."""
-    for layer in llama.decoder.weights.layers:
-        layer.qkv.mul_(30)  # logits that no reference of 0 suits
+    for block in llama.model.blocks:
+        block.attention.qkv.weight.tensor.mul_(30)  # logits that no reference of 0 suits
     options = {"max_new_tokens": 8, "ignore_eos": True}
     alone, other = (llama.generate(prompt, **options)[0] for prompt in (PROMPT, OTHER))
     inner = []
@@ -69,19 +69,25 @@ def test_a_copy_is_the_same_model_with_weights_of_its_own(checkpoints, duplicate
     llm = LLM(checkpoints(variant)[0], dtype="float32", page_size=4)
     expected = llm.generate([PROMPT, OTHER], max_new_tokens=8)
     again = duplicate(llm)
-    for layer in llm.decoder.weights.layers:
-        layer.qkv.zero_()
+    for block in llm.model.blocks:
+        block.attention.qkv.weight.tensor.zero_()
     assert [c.token_ids for c in again.generate([PROMPT, OTHER], max_new_tokens=8)] == [c.token_ids for c in expected]
-    original, weights = (each.decoder.weights for each in (llm, again))
-    tied = original.lm_head.data_ptr() == original.embedding.data_ptr()
-    assert (weights.lm_head.data_ptr() == weights.embedding.data_ptr()) == tied
+    tied = variant == "llama-tied"
+    for model in (llm.model, again.model):
+        assert (model.head.weight is model.embedding.weight) == tied
 
 
 def test_a_pickle_has_each_weight_once(llama):
     """All weights are views of one block, which pickle alone would write for each of them."""
-    weights = llama.decoder.weights
-    block = weights.embedding.untyped_storage().nbytes()
-    for x in (llama.decoder, weights, weights.layers[0]):
-        assert len(pickle.dumps(x)) < 1.2 * block + 20_000
-    layer = through_pickle(weights.layers[0])
-    assert torch.equal(layer.down, weights.layers[0].down) and layer.qkv_bias is None
+    model = llama.model
+    total = sum(weight.tensor.nbytes for weight in model.weights())
+    assert len(pickle.dumps(model)) < 1.1 * total + 20_000
+    block = model.blocks[0]
+    assert len(pickle.dumps(block)) < total / 2
+    again = through_pickle(block)
+    assert torch.equal(again.mlp.down.weight.tensor, block.mlp.down.weight.tensor) and again.mlp.down.bias is None
+
+
+def test_a_copy_has_no_more_memory_than_its_weights(llama):
+    for weight in copy.deepcopy(llama.model).weights():
+        assert weight.tensor.untyped_storage().nbytes() == weight.tensor.nbytes

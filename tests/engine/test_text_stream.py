@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from fdpp.engine.text_stream import Detokenizer, StopMatcher, TextStream
+from fdpp.engine.text_stream import StopMatcher, TextStream
+from fdpp.tokenizers.detokenizer import Detokenizer
 
 CONTINUATIONS = [[first] + [b"\x80"] * count for count in range(3) for first in (b"\x80", b"\xa0")]
 

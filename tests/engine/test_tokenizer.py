@@ -9,10 +9,10 @@ import pytest
 import tokenizers
 import transformers
 
-from fdpp.engine import gguf_tokenizer
-from fdpp.engine.gguf_tokenizer import end_of_text_ids, load_gguf_tokenizer
-from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
 from fdpp.errors import CheckpointError
+from fdpp.tokenizers import Tokenizer, load_directory_tokenizer
+from fdpp.tokenizers import gguf as gguf_tokenizer
+from fdpp.tokenizers.gguf import end_of_text_ids, load_gguf_tokenizer
 from tests.engine.models import CHAT_TEMPLATE, tiny_gguf_tokenizer, tiny_tokenizer
 
 TEXTS = [
@@ -199,7 +199,7 @@ def test_tokenizer_model_without_tokenizer_json(sentence_piece_directory, config
     ],
 )
 def test_what_reads_tokenizer_model_is_named(sentence_piece_directory, monkeypatch, absent, message):
-    monkeypatch.setattr("fdpp.engine.tokenizer._is_installed", lambda module: module not in absent)
+    monkeypatch.setattr("fdpp.tokenizers._is_installed", lambda module: module not in absent)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_directory_tokenizer(sentence_piece_directory())
     assert "\n" not in str(caught.value)

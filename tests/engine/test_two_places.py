@@ -12,10 +12,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from fdpp.engine.checkpoint import open_checkpoint
-from fdpp.engine.families import family_of_config
-from fdpp.engine.llm import LLM
+from fdpp.checkpoints import open_checkpoint
 from fdpp.errors import CheckpointError
+from fdpp.llm import LLM
+from fdpp.models import family_of
 from tests.engine.models import VOCAB, tiny_model
 
 IDS = torch.randint(3, VOCAB, (50,), generator=torch.Generator().manual_seed(11)).tolist()
@@ -117,10 +117,10 @@ FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "
 def test_model_type_and_architectures(model_type, name, ending):
     config = {"model_type": model_type, "architectures": [name + ending]}
     if model_type is None or FAMILIES[model_type] == name:
-        assert family_of_config(config).name == name
+        assert family_of(config).name == name
     else:
         with pytest.raises(CheckpointError, match="expected one family"):
-            family_of_config(config)
+            family_of(config)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_model_type_and_architectures(model_type, name, ending):
 )
 def test_classes_that_are_no_decoder(name):
     with pytest.raises(CheckpointError, match="unknown architecture"):
-        family_of_config({"model_type": "llama", "architectures": [name]})
+        family_of({"model_type": "llama", "architectures": [name]})
 
 
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fdpp.engine.checkpoint import Checkpoint
-from fdpp.engine.families import family_of_config
-from fdpp.engine.tokenizer import Tokenizer, load_directory_tokenizer
-from fdpp.errors import CheckpointError, about, one_line
+from fdpp.checkpoints.base import Checkpoint
+from fdpp.errors import CheckpointError, one_line, prefix_errors
+from fdpp.tokenizers import Tokenizer, load_directory_tokenizer
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -30,21 +30,32 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        config = read_json(path / "config.json")
-        if config.get("quantization_config"):
+        self.config = read_json(path / "config.json")
+        if self.config.get("quantization_config"):
             raise CheckpointError(f"{path}: quantised safetensors are not supported; GGUF files may be quantised")
-        with about(path):
-            family = family_of_config(config)
-            self.config = family.read_config(config)
-        self.weight_names = family.weight_names
-        files = [_open_safetensors(file) for file in _weight_files(path)]
-        with about(path):
-            self._tensors = _tensors_of(files)
-            self.shapes = {name: _shape(*source) for name, source in self._tensors.items()}
-        self._tokenizer = load_directory_tokenizer(path)
         if (path / "generation_config.json").exists():
             self.generation_config = read_json(path / "generation_config.json")
-        self.eos_token_ids = self._read_eos(config)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        tensors = self._tensors
+        with prefix_errors(self.path):
+            return {name: _shape(*source) for name, source in tensors.items()}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        return load_directory_tokenizer(self.path)
+
+    @cached_property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Where both files name ends, generation_config.json counts, as in transformers. The end that the tokenizer
+        names counts always: fine-tuned chat models often change it there only."""
+        with prefix_errors(self.path / "config.json"):
+            ids = _eos_ids(self.config)
+        with prefix_errors(self.path / "generation_config.json"):
+            ids = _eos_ids(self.generation_config) or ids
+        own = self.tokenizer.eos_token_id if self.tokenizer else None
+        return frozenset(ids) if own is None else frozenset({*ids, own})
 
     def read_into(self, name: str, out: Tensor) -> None:
         try:
@@ -53,18 +64,11 @@ class SafetensorsCheckpoint(Checkpoint):
         except Exception as error:  # safetensors raises its own error, torch a RuntimeError
             raise CheckpointError(f"{self.path}: tensor {name}: {one_line(error)}") from error
 
-    def load_tokenizer(self) -> Tokenizer | None:
-        return self._tokenizer
-
-    def _read_eos(self, config: Mapping[str, Any]) -> frozenset[int]:
-        """Where both files name ends, generation_config.json counts, as in transformers. The end that the tokenizer
-        names counts always: fine-tuned chat models often change it there only."""
-        with about(self.path / "config.json"):
-            ids = _eos_ids(config)
-        with about(self.path / "generation_config.json"):
-            ids = _eos_ids(self.generation_config) or ids
-        own = self._tokenizer.eos_token_id if self._tokenizer else None
-        return frozenset(ids) if own is None else frozenset({*ids, own})
+    @cached_property
+    def _tensors(self) -> dict[str, tuple[Any, str]]:
+        files = [_open_safetensors(file) for file in _weight_files(self.path)]
+        with prefix_errors(self.path):
+            return _tensors_of(files)
 
 
 def _eos_ids(config: Mapping[str, Any]) -> list[int]:

@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fdpp.engine.config import (
+from fdpp.checks import check_number
+from fdpp.errors import CheckpointError
+from fdpp.rope_config import (
     DynamicScaling,
     Llama3Scaling,
     LongRopeScaling,
     RopeConfig,
     YarnScaling,
-    check_number,
+    yarn_magnitude,
 )
-from fdpp.errors import CheckpointError
 
 
 def rope_config(config: Mapping[str, Any]) -> RopeConfig:
@@ -116,11 +117,6 @@ _READERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, A
     "yarn": _yarn,
     "longrope": _longrope,
 }
-
-
-def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
-    """By how much YaRN sharpens the attention (arXiv 2309.00071, section 3.4)."""
-    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _yarn_attention(parameters: Mapping[str, Any], factor: float) -> float:

@@ -1,99 +1,27 @@
-"""The loop around the decoder: prefill each prompt, then step the whole batch until every sequence has ended."""
+"""The loop around the model: prefill each prompt, then step the whole batch until every sequence has ended."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from fdpp.engine import kv_cache
-from fdpp.engine.decoder import Decoder
 from fdpp.engine.graph import MIN_STEPS, Capture, StepGraph, read_tokens
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.logprobs import LogprobRecorder
+from fdpp.engine.model import Model
 from fdpp.engine.sampling import NOT_FINITE, Sampler
-from fdpp.engine.sampling_options import SamplingOptions
-from fdpp.engine.text_stream import TextStream
+from fdpp.engine.sequence import Sequence
 from fdpp.errors import FdppError
-
-
-@dataclass
-class Timings:
-    """Where the time of a sequence went, in seconds on the wall clock.
-
-    Attributes:
-        prompt_tokens: tokens of the prompt.
-        prompt_seconds: its prefill, which also yields the first new token.
-        decode_tokens: new tokens after the first.
-        decode_seconds: the steps that yielded them, shared with the rest of the batch.
-        rereferences: how often a softmax reference had to move during the steps, over the whole batch. On a GPU this
-            counts one more step of a sequence that ends before its last possible token.
-    """
-
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-    rereferences: int = 0
-
-    @property
-    def prompt_tokens_per_second(self) -> float:
-        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
-
-    @property
-    def milliseconds_per_token(self) -> float:
-        return 1000 * self.decode_seconds / self.decode_tokens if self.decode_tokens else 0.0
-
-
-@dataclass
-class Generation:
-    """One sequence in the making.
-
-    Attributes:
-        prompt: the token ids of the prompt.
-        max_new_tokens: the most tokens it may get, at least 1.
-        stream: takes its text.
-        sampling: how its tokens are chosen.
-        index: its number among the sequences that share its seed.
-        token_ids: the new tokens, the one that ended it included.
-        logprobs: see :class:`LogprobRecorder`; None unless asked for.
-        finish_reason: ``"stop"`` (end-of-text token or stop string), ``"length"``, or None as long as it runs.
-        timings: filled in as it goes.
-    """
-
-    prompt: Sequence[int]
-    max_new_tokens: int
-    stream: TextStream
-    sampling: SamplingOptions = SamplingOptions()
-    index: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[dict[int, float]] | None = None
-    finish_reason: str | None = None
-    timings: Timings = field(default_factory=Timings)
-
-    def push(self, token: int, eos_token_ids: frozenset[int]) -> None:
-        """Take the next token and decide whether the sequence has ended."""
-        self.token_ids.append(token)
-        if token in eos_token_ids:
-            self.finish_reason = "stop"
-            self.stream.finish()
-        elif self.stream.push(token):
-            self.finish_reason = "stop"
-        elif len(self.token_ids) == self.max_new_tokens:
-            self.finish_reason = "stop" if self.stream.finish() else "length"
 
 
 @torch.inference_mode()
 def run_batch(
-    decoder: Decoder,
-    batch: Sequence[Generation],
+    model: Model,
+    batch: list[Sequence],
     eos_token_ids: frozenset[int],
     page_size: int | None,
     logprobs: int | None = None,
@@ -104,7 +32,7 @@ def run_batch(
     With ``capture`` the step becomes a graph, and each step is launched before the tokens of the one before are read.
 
     Args:
-        decoder: the model.
+        model: with its weights.
         batch: the sequences.
         eos_token_ids: the tokens that end a text.
         page_size: tokens per page of the key/value cache; None for a contiguous one.
@@ -115,12 +43,11 @@ def run_batch(
         FdppError: the logits are not finite.
         RequestError: the key/value cache would not fit into memory.
     """
-    weights = decoder.weights
-    device = weights.embedding.device
+    device = model.device
     # The last token is never fed back, so its slot is not needed.
     lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in batch]
-    cache = kv_cache.allocate(decoder.config, lengths, weights.embedding.dtype, device, page_size)
-    decoder.reserve(max(lengths))
+    cache = kv_cache.allocate(model.attentions, lengths, model.dtype, device, page_size)
+    model.reserve(max(lengths))
     sampler = Sampler(
         [sequence.sampling for sequence in batch],
         [sequence.index for sequence in batch],
@@ -144,14 +71,14 @@ def run_batch(
             logits.append(logits[-1])
         else:
             prompt = torch.tensor(sequence.prompt, dtype=torch.int64, device=device)
-            logits.append(decoder.prefill(prompt, cache.row(row)))
+            logits.append(model.prefill(prompt, cache.row(row)))
         _synchronize(device)
         sequence.timings.prompt_tokens = len(sequence.prompt)
         sequence.timings.prompt_seconds = time.perf_counter() - start
 
     start = time.perf_counter()
     is_greedy = recorder is None and all(sequence.sampling.temperature == 0 for sequence in batch)
-    launched = _launch(decoder, batch, cache, torch.stack(logits), choose, is_greedy, capture)
+    launched = _launch(model, batch, cache, torch.stack(logits), choose, is_greedy, capture)
     running = list(enumerate(batch))
     for step, tokens in enumerate(read_tokens(launched, ahead=0 if capture is None else 1)):
         now = time.perf_counter()
@@ -173,8 +100,8 @@ def run_batch(
 
 
 def _launch(
-    decoder: Decoder,
-    batch: Sequence[Generation],
+    model: Model,
+    batch: list[Sequence],
     cache: KVCache,
     logits: Tensor,
     choose: Callable[[Tensor, int], Tensor],
@@ -193,7 +120,7 @@ def _launch(
     def predict() -> Tensor:
         positions.add_(advance[:, None])
         seqlens.add_(advance)
-        return decoder.step(tokens.clamp(min=0), positions, seqlens, cache)
+        return model.step(tokens.clamp(min=0), positions, seqlens, cache)
 
     # The likeliest token does not depend on the number of the step, so its choice can be part of a graph.
     run = (lambda: choose(predict(), 0)) if is_greedy else predict

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdpp.engine import chat
-from fdpp.engine.text_stream import Detokenizer
 from fdpp.errors import CheckpointError, RequestError, one_line
+from fdpp.tokenizers import chat
+from fdpp.tokenizers.detokenizer import Detokenizer
 from fdpp.working_directory import existing_directory
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Tokenizer:
         """The ids of a conversation in the model's chat template, up to where the answer begins.
 
         Args:
-            messages: see :func:`fdpp.engine.chat.render`.
+            messages: see :func:`fdpp.tokenizers.chat.render`.
             variables: of the template: ``tools``, ``enable_thinking``, ...
         """
         return self._encode(chat.render(self._tokenizer, messages, variables), add_special_tokens=False)

@@ -13,20 +13,24 @@ from typing import Any
 import torch
 
 from fdpp import native
+from fdpp.checkpoints import open_checkpoint
+from fdpp.checkpoints.base import Checkpoint
+from fdpp.checkpoints.loading import Progress, load_weights
 from fdpp.dtypes import torch_dtype
-from fdpp.engine.checkpoint import open_checkpoint
-from fdpp.engine.decode_loop import Generation, Timings, run_batch
-from fdpp.engine.decoder import Decoder
 from fdpp.engine.graph import GraphCapture
+from fdpp.engine.model import Model
 from fdpp.engine.prompts import Prompts, check_ids, check_tokens, list_of_prompts
+from fdpp.engine.runner import run_batch
 from fdpp.engine.sampling import seeded
 from fdpp.engine.sampling_options import SamplingOptions, sampling_defaults
+from fdpp.engine.sequence import Sequence as Row
+from fdpp.engine.sequence import Timings
 from fdpp.engine.text_stream import TextStream
-from fdpp.engine.tokenizer import Tokenizer
 from fdpp.engine.values import integer
-from fdpp.engine.weights import Progress, load_weights
-from fdpp.errors import FdppError, RequestError, about, one_line, show
+from fdpp.errors import FdppError, RequestError, one_line, prefix_errors, show
 from fdpp.limits import MAX_THREADS
+from fdpp.models import family_of
+from fdpp.tokenizers import Tokenizer
 
 Stream = Callable[[int, str], None]
 
@@ -104,16 +108,14 @@ class LLM:
         _check_dependencies()
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        checkpoint = open_checkpoint(model)
-        self.config = checkpoint.config
-        self.max_seq_len = min(max_seq_len or self.config.max_positions, self.config.max_positions)
+        checkpoint, self.model = open_model(model)
+        self.max_seq_len = min(max_seq_len or self.model.max_positions, self.model.max_positions)
         self.max_batch_size, self.page_size = max_batch_size, page_size
-        self.eos_token_ids = checkpoint.eos_token_ids
-        self.tokenizer = checkpoint.load_tokenizer()
-        with about(model):
+        self.tokenizer, self.eos_token_ids = checkpoint.tokenizer, checkpoint.eos_token_ids
+        with prefix_errors(model):
             self.default_sampling = sampling_defaults(checkpoint.generation_config if generation_config else {})
-            weights = load_weights(checkpoint, self.dtype, self.device, progress)
-        self.decoder = Decoder(self.config, weights)
+            load_weights(checkpoint, self.model.weights(), self.dtype, self.device, progress)
+            self.model.reserve(0)
         self._capture = GraphCapture(self.device) if capture and self.device.type == "cuda" else None
 
     def generate(
@@ -166,11 +168,11 @@ class LLM:
         """
         max_new_tokens, n = integer("max_new_tokens", max_new_tokens, 0), integer("n", n, 1, _MAX_COMPLETIONS)
         if logprobs is not None:
-            logprobs = integer("logprobs", logprobs, 0, self.config.vocab_size)
+            logprobs = integer("logprobs", logprobs, 0, self.model.vocab_size)
         stops = _stop_strings(stop)
         if stops:
             self._require_tokenizer()
-        ends = frozenset(check_ids("stop_token_ids", stop_token_ids, self.config.vocab_size))
+        ends = frozenset(check_ids("stop_token_ids", stop_token_ids, self.model.vocab_size))
         encoded = self._prompt_ids(prompts)
         single = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         single["repetition_penalty"] = repetition_penalty
@@ -182,7 +184,7 @@ class LLM:
             for copy in range(n):
                 index = number * n + copy
                 sequences.append(
-                    Generation(
+                    Row(
                         prompt,
                         min(max_new_tokens, self.max_seq_len - len(prompt)),
                         TextStream(self._decode, stops, _show(stream, index)),
@@ -196,7 +198,7 @@ class LLM:
         with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
             for start in groups:
                 group = sequences[start : start + self.max_batch_size]
-                run_batch(self.decoder, group, eos, self.page_size, logprobs, self._capture)
+                run_batch(self.model, group, eos, self.page_size, logprobs, self._capture)
         return [
             Completion(
                 sequence.stream.text,
@@ -231,10 +233,7 @@ class LLM:
 
         Of the input embedding a step reads a row per token, which is not counted.
         """
-        config = self.config
-        weights = sum(tensor.nbytes for tensor in self.decoder.weights.tensors())
-        seen = sum(context_len if window < 0 else min(context_len, window + 1) for window in config.windows)
-        return weights + batch * seen * 2 * config.num_kv_heads * config.head_dim * self.dtype.itemsize
+        return self.model.decode_bytes_per_token(context_len, batch)
 
     @property
     def _decode(self) -> Callable[[Sequence[int]], str]:
@@ -249,7 +248,7 @@ class LLM:
         return [
             check_tokens(
                 self._require_tokenizer().encode(prompt) if isinstance(prompt, str) else prompt,
-                self.config.vocab_size,
+                self.model.vocab_size,
                 self.max_seq_len,
             )
             for prompt in list_of_prompts(prompts)
@@ -272,6 +271,23 @@ class LLM:
         if len(rows) != count:
             raise RequestError(f"sampling: expected one for each of {count} prompts, got {len(rows)}")
         return rows
+
+
+def open_model(model: str | Path) -> tuple[Checkpoint, Model]:
+    """Open a checkpoint and assemble the model that it declares; the weights are not loaded yet.
+
+    Args:
+        model: see :class:`LLM`.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    checkpoint = open_checkpoint(model)
+    with prefix_errors(model):
+        family = family_of(checkpoint.config)
+    shapes = checkpoint.shapes
+    with prefix_errors(model):
+        return checkpoint, family.build(checkpoint.config, shapes)
 
 
 _OPTIONS = frozenset(inspect.signature(LLM.generate).parameters) - {"self", "prompts"}

@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from fdpp.engine.config import check_number
-from fdpp.engine.families.rope import yarn_magnitude
+from fdpp.checks import check_number
 from fdpp.errors import CheckpointError
+from fdpp.rope_config import yarn_magnitude
 
 _CONFIG_KEYS = {
     "context_length": "max_position_embeddings",
@@ -42,6 +42,14 @@ _LAYER_TENSORS = {
     "ffn_down": "mlp.down_proj",
 }
 
+# llama.cpp stores the rows of q and k in the order of interleaved rotary pairs for these architectures.
+_WITH_ROTARY_PAIRS = {"llama", "mistral"}
+
+
+def has_rotary_pairs(architecture: str, name: str) -> bool:
+    """Whether the rows of a head are stored as (pair, half) in the GGUF tensor ``name``, and not as (half, pair)."""
+    return architecture in _WITH_ROTARY_PAIRS and name.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
+
 
 def tensor_name(name: str) -> str:
     """The Hugging Face name of a GGUF tensor; a name that is not in the tables stays as it is."""
@@ -68,6 +76,7 @@ def hugging_face_config(
     """
     prefix = f"{metadata.get('general.architecture')}."
     config = {new: _uniform(metadata.get(prefix + old)) for old, new in _CONFIG_KEYS.items()}
+    config["model_type"] = metadata.get("general.architecture")
     tokens = metadata.get("tokenizer.ggml.tokens")
     config["vocab_size"] = len(tokens) if isinstance(tokens, list) else metadata.get(prefix + "vocab_size")
     config["sliding_window"] = metadata.get(prefix + "attention.sliding_window")
@@ -76,7 +85,7 @@ def hugging_face_config(
     config["attention_output_bias"] = "model.layers.0.self_attn.o_proj.bias" in tensors
     config["mlp_bias"] = "model.layers.0.mlp.down_proj.bias" in tensors
     config["rope_parameters"] = rope_parameters(metadata, prefix + "rope.", rope_factors or {})
-    _check_head_lengths(metadata, prefix, config)
+    config["head_dim"] = _head_dim(metadata, prefix, config)
     return config
 
 
@@ -137,12 +146,12 @@ def _uniform(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value and value.count(value[0]) == len(value) else value
 
 
-def _check_head_lengths(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]) -> None:
-    """Keys and values of one length, rotated whole: what the decoder does, said a second time in the file."""
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    head_dim = config["head_dim"]
+def _head_dim(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]) -> Any:
+    """The head length, after a check that keys and values share it and are rotated whole."""
+    hidden, heads, head_dim = (config[key] for key in ("hidden_size", "num_attention_heads", "head_dim"))
     if head_dim is None and type(hidden) is int and type(heads) is int and heads > 0:
         head_dim = hidden // heads
     for key in ("attention.value_length", "rope.dimension_count"):
         if (length := metadata.get(prefix + key, head_dim)) != head_dim:
             raise CheckpointError(f"{key}: expected the head length {head_dim!r:.80}, got {length!r:.80}")
+    return head_dim

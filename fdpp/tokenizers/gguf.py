@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fdpp.engine.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS, PreTokenizer
-from fdpp.engine.tokenizer import Tokenizer
 from fdpp.errors import CheckpointError, one_line
+from fdpp.tokenizers import Tokenizer
+from fdpp.tokenizers.gguf_vocabularies import ENDS, FILE_ENDS, INNER_ENDS, PRE_TOKENIZERS, PreTokenizer
 from fdpp.working_directory import existing_directory
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 
-from fdpp.errors import CheckpointError, about, one_line
+from fdpp.errors import CheckpointError, one_line, prefix_errors
 
 _VERSIONS = (2, 3)
 _MAX_ENTRIES = 1 << 16  # tensors, or metadata pairs; the largest models have a few thousand
@@ -76,7 +76,7 @@ class GGUFFile:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise CheckpointError(f"{path}: {one_line(error)}") from error
-        with about(path):
+        with prefix_errors(path):
             self.metadata, self.tensors = _read_header(_Cursor(self._data))
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:

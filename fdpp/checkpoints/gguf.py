@@ -1,0 +1,75 @@
+"""GGUF files: weights dequantised block by block, config and tokenizer from the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fdpp.checkpoints.base import Checkpoint
+from fdpp.checkpoints.gguf_file import GGUFFile
+from fdpp.checkpoints.gguf_names import has_rotary_pairs, hugging_face_config, tensor_name
+from fdpp.errors import CheckpointError, prefix_errors
+from fdpp.limits import HEAD_DIMS
+from fdpp.tokenizers import Tokenizer
+from fdpp.tokenizers.gguf import end_of_text_ids, load_gguf_tokenizer
+
+_ROPE_FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+_MAX_ROPE_FACTORS = max(HEAD_DIMS) // 2
+_BLOCK_ELEMENTS = 1 << 21  # dequantised at a time: 8 MiB of float32, which stays in the caches
+
+
+class GGUFCheckpoint(Checkpoint):
+    """See :class:`Checkpoint`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = GGUFFile(path)
+        metadata = self._file.metadata
+        if metadata.get("split.count", 1) not in (0, 1):
+            raise CheckpointError(f"{path}: one part of a split model; join the parts with llama.cpp's gguf-split")
+        self._names = {tensor_name(name): name for name in self._file.tensors}
+        with prefix_errors(path):
+            self.config = hugging_face_config(metadata, self._names, self._rope_factors())
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: self._file.tensors[stored].shape for name, stored in self._names.items()}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        with prefix_errors(self.path):
+            return load_gguf_tokenizer(self._file.metadata)
+
+    @cached_property
+    def eos_token_ids(self) -> frozenset[int]:
+        return end_of_text_ids(self._file.metadata)
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """See :meth:`Checkpoint.read_into`. Rows stored as (pair, half) for interleaved rope become (half, pair)."""
+        if not has_rotary_pairs(self.config["model_type"], self._names[name]):
+            return self._read_stored(name, out)
+        stored = torch.empty_like(out)
+        self._read_stored(name, stored)
+        pairs = stored.view(-1, self.config["head_dim"] // 2, 2, *out.shape[1:])
+        out.copy_(pairs.transpose(1, 2).reshape(out.shape))
+
+    def _read_stored(self, name: str, out: Tensor) -> None:
+        rows = out.view(-1, out.shape[-1])
+        step = max(1, _BLOCK_ELEMENTS // rows.shape[1])
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step]
+            block.copy_(torch.from_numpy(self._file.rows(self._names[name], start, start + len(block))))
+
+    def _rope_factors(self) -> dict[str, list[float]]:
+        """LongRoPE's two lists, which Hugging Face keeps in the config and llama.cpp in tensors."""
+        factors = {}
+        for key, name in _ROPE_FACTORS.items():
+            if (info := self._file.tensors.get(name)) is not None:
+                if len(info.shape) != 1 or info.shape[0] > _MAX_ROPE_FACTORS:
+                    raise CheckpointError(f"{name}: expected at most {_MAX_ROPE_FACTORS} numbers, got {info.shape}")
+                factors[key] = self._file.rows(name, 0, 1)[0].tolist()
+        return factors

@@ -1,0 +1,120 @@
+"""A model: a stack of blocks, run over a chunk of one prompt (prefill) or a token of each sequence (step)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fdpp.engine.attend import attend_prompt, attend_step
+from fdpp.engine.kv_cache import KVCache
+from fdpp.engine.layers import Attention, Block, Embedding, Linear, Pass, RmsNorm
+from fdpp.engine.part import Part
+from fdpp.engine.rope import Rotary
+from fdpp.weights import Weight
+
+PREFILL_CHUNK = 1024  # tokens; bounds the memory of activations and masks
+
+
+class Model(Part):
+    """The parts of one model. Threads may share it: what belongs to a request is in its cache.
+
+    Args:
+        embedding: of the tokens.
+        blocks: the layers.
+        norm: of what the last layer leaves.
+        head: gives the logits; its weight may be that of the embedding.
+        max_positions: the most tokens of a sequence.
+    """
+
+    def __init__(
+        self, embedding: Embedding, blocks: list[Block], norm: RmsNorm, head: Linear, max_positions: int
+    ) -> None:
+        self.embedding, self.blocks, self.norm, self.head = embedding, blocks, norm, head
+        self.max_positions = max_positions
+        self._rotaries = list(self.walk(Rotary))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.embedding.weight.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.tensor.device
+
+    @property
+    def attentions(self) -> list[Attention]:
+        return [block.attention for block in self.blocks]
+
+    def weights(self) -> list[Weight]:
+        """All that a checkpoint has to fill, each once."""
+        return list(self.walk(Weight))
+
+    def linear_shapes(self) -> set[tuple[int, int]]:
+        """``(N, K)`` of the weights that a step multiplies with."""
+        return {(N, K) for N, K in (linear.weight.shape for linear in self.walk(Linear))}
+
+    def decode_bytes_per_token(self, context_len: int, batch: int = 1) -> int:
+        """Bytes that a step reads: all weights once, and the keys and values that ``batch`` sequences see.
+
+        Of the input embedding a step reads a row per token, which is not counted.
+        """
+        read = {weight for part in (*self.blocks, self.norm, self.head) for weight in part.walk(Weight)}
+        weights = sum(weight.tensor.nbytes for weight in read)
+        cached = 0
+        for attention in self.attentions:
+            seen = context_len if attention.window < 0 else min(context_len, attention.window + 1)
+            cached += 2 * seen * attention.num_kv_heads * attention.head_dim * self.dtype.itemsize
+        return weights + batch * cached
+
+    def reserve(self, length: int) -> None:
+        """Make the rotary tables cover positions below ``length``, at least. They never shrink."""
+        for rotary in self._rotaries:
+            rotary.reserve(length, self.device)
+
+    def step(self, tokens: Tensor, positions: Tensor, cache_seqlens: Tensor, cache: KVCache) -> Tensor:
+        """Append one token to each sequence and predict the next.
+
+        Args:
+            tokens: int64 ``[B]``.
+            positions: int32 ``[B, 1]``; -1 for a row that idles.
+            cache_seqlens: int32 ``[B]``, ``positions + 1``.
+            cache: **mutated**: keys and values of the new tokens are written, and it counts the references that moved.
+
+        Returns:
+            logits ``[B, V]`` in the dtype of the weights. Rows that idle hold no meaning.
+        """
+        tables = {rotary: rotary.tables for rotary in self._rotaries}
+        run = Pass(positions, cache.block_table, tables, attend_step(cache, cache_seqlens, cache.rereferences))
+        return self.head(self._forward(tokens[:, None], cache, run)[:, 0])
+
+    def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Run a whole prompt and predict its continuation.
+
+        Args:
+            tokens: int64 ``[S]``, S at least 1.
+            cache: of one sequence (:meth:`KVCache.row`); **mutated**: filled from position 0.
+
+        Returns:
+            logits ``[V]`` after the last token.
+        """
+        tables = {rotary: rotary.prompt_tables(len(tokens)) for rotary in self._rotaries}
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            chunk = tokens[None, start : start + PREFILL_CHUNK]
+            stop = start + chunk.shape[1]
+            positions = torch.arange(start, stop, dtype=torch.int32, device=tokens.device)[None]
+            run = Pass(positions, cache.block_table, tables, attend_prompt(cache, start, stop, self.device))
+            hidden = self._forward(chunk, cache, run)
+        return self.head(hidden[0, -1:])[0]
+
+    def _forward(self, tokens: Tensor, cache: KVCache, run: Pass) -> Tensor:
+        """The normed output of the last layer, ``[B, S, H]``, for tokens ``[B, S]``; appends to the cache."""
+        x = self.embedding(tokens)
+        # The stream is float32: rounding it to a narrow dtype would cost more than all else that is rounded.
+        residual = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x = block(x, residual, keys, values, run)
+        return self.norm.add(x, residual)

@@ -1,0 +1,58 @@
+"""A weight of a model: where its rows stand in a checkpoint, and its values once they are loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of a checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Weight:
+    """What a part of a model declares and a checkpoint fills.
+
+    Attributes:
+        sources: the tensors of the checkpoint that make it up, one after the other.
+        interleaved: whether the rows of the sources alternate instead.
+        dtype: of its values; None stands for the dtype of the model.
+        tensor: its values; absent until they are loaded.
+    """
+
+    tensor: Tensor
+
+    def __init__(
+        self, sources: tuple[Source, ...], interleaved: bool = False, dtype: torch.dtype | None = None
+    ) -> None:
+        self.sources = sources
+        self.interleaved = interleaved
+        self.dtype = dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
+
+    def rows(self) -> Iterator[tuple[Source, slice]]:
+        """The rows of each source."""
+        start = 0
+        for number, source in enumerate(self.sources):
+            stop = start + source.shape[0]
+            yield source, slice(number, None, len(self.sources)) if self.interleaved else slice(start, stop)
+            start = stop
+
+    # The loader cuts all weights from one block of memory, which torch would write whole for each of them.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value.clone() if name == "tensor" else value for name, value in vars(self).items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weight:
+        return copy.copy(self)
