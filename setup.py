@@ -172,7 +172,9 @@ class DeviceExtension(cpp_extension.BuildExtension):
         target = Path(self.build_temp, f"{source}.o")
         command = [*extension.device.command, *extension.device_macros, "-c", source, "-o", str(target)]
         recipe = target.with_suffix(".command")
-        inputs = [path for folder in ("csrc/common", "csrc/gpu", os.path.dirname(source)) for path in Path(folder).iterdir()]
+        inputs = [
+            path for folder in ("csrc/common", "csrc/gpu", os.path.dirname(source)) for path in Path(folder).iterdir()
+        ]
         if (
             target.exists()
             and recipe.exists()

@@ -22,10 +22,9 @@ import torch
 
 from fdpp import timing
 from fdpp.engine import kv_cache
-from fdpp.engine.config import DecoderConfig, RopeConfig
-from fdpp.engine.decoder import Decoder
 from fdpp.engine.graph import GraphCapture
-from fdpp.engine.weights import DecoderWeights, LayerWeights
+from fdpp.engine.model import Model
+from fdpp.models import family_of
 
 MODELS = {  # vocabulary, hidden, intermediate, layers, query heads, KV heads
     "llama-2-7b": (32000, 4096, 11008, 32, 32, 32),
@@ -38,28 +37,19 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def decoder(name: str, dtype: torch.dtype, device: str) -> Decoder:
-    """A decoder of the model's shape with random weights."""
+def random_model(name: str, dtype: torch.dtype, device: str) -> Model:
+    """A model of that shape with random weights."""
     vocabulary, hidden, inner, layers, heads, kv_heads = MODELS[name]
-    head_dim = hidden // heads
-    config = DecoderConfig(
-        vocabulary, hidden, inner, layers, heads, kv_heads, head_dim, 1e-5, 1 << 17, RopeConfig(), (-1,) * layers,
-        False, False, False, False, False,
-    )  # fmt: skip
-
-    def weight(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, dtype=dtype, device=device).mul_(columns**-0.5)
-
-    ones = torch.ones(hidden, dtype=dtype, device=device)
-    stack = [
-        LayerWeights(
-            input_norm=ones, qkv=weight((heads + 2 * kv_heads) * head_dim, hidden), qkv_bias=None, q_norm=None,
-            k_norm=None, o=weight(hidden, heads * head_dim), o_bias=None, post_norm=ones,
-            gate_up=weight(2 * inner, hidden), gate_up_bias=None, down=weight(hidden, inner), down_bias=None,
-        )
-        for _ in range(layers)
-    ]  # fmt: skip
-    return Decoder(config, DecoderWeights(weight(vocabulary, hidden), stack, ones, weight(vocabulary, hidden), None))
+    config = {
+        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 1 << 17,
+    }  # fmt: skip
+    model = family_of(config).build(config, ())
+    for weight in model.weights():
+        values = torch.ones(weight.shape, dtype=dtype, device=device)
+        weight.tensor = values if len(weight.shape) == 1 else values.normal_(std=weight.shape[1] ** -0.5)
+    return model
 
 
 def seconds(step: Callable[[], object], count: int) -> float:
@@ -76,11 +66,11 @@ def seconds(step: Callable[[], object], count: int) -> float:
 
 
 @torch.inference_mode()
-def measure_fdpp(model: Decoder, batch: int, context: int, steps: int) -> dict[str, float]:
+def measure_fdpp(model: Model, batch: int, context: int, steps: int) -> dict[str, float]:
     """Seconds of a step, and the bytes that it reads."""
-    device, dtype = model.weights.embedding.device, model.weights.embedding.dtype
+    device = model.device
     length = context + 8 * steps
-    cache = kv_cache.allocate(model.config, [length] * batch, dtype, device)
+    cache = kv_cache.allocate(model.attentions, [length] * batch, model.dtype, device)
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
     model.reserve(length)
@@ -96,9 +86,7 @@ def measure_fdpp(model: Decoder, batch: int, context: int, steps: int) -> dict[s
     step()
     eager = seconds(lambda: step().tolist(), steps)  # as a loop without a graph has to: it looks at each token
     captured = seconds(GraphCapture(device)(step), steps)
-    cached = 2 * batch * context * model.config.num_kv_heads * model.config.head_dim * dtype.itemsize
-    num_bytes = sum(t.nbytes for t in model.weights.tensors()) + model.config.num_layers * cached
-    return {"eager": eager, "captured": captured, "bytes": num_bytes}
+    return {"eager": eager, "captured": captured, "bytes": model.decode_bytes_per_token(context, batch)}
 
 
 @torch.inference_mode()
@@ -116,13 +104,12 @@ def measure_transformers(name: str, dtype: torch.dtype, device: str, cases: list
     result = []
     for batch, context in cases:
         prompt = torch.randint(vocabulary, (batch, context), device=device)
-        state = model(prompt, use_cache=True, logits_to_keep=1)
+        last = [model(prompt, use_cache=True, logits_to_keep=1)]  # what goes from step to step
 
-        def step(state: dict = {"last": state}) -> None:  # noqa: B006  (what goes from step to step)
-            last = state["last"]
-            token = last.logits[:, -1:].argmax(-1)
+        def step(last: list = last) -> None:
+            token = last[0].logits[:, -1:].argmax(-1)
             token.tolist()
-            state["last"] = model(token, past_key_values=last.past_key_values, use_cache=True)
+            last[0] = model(token, past_key_values=last[0].past_key_values, use_cache=True)
 
         step()
         result.append(seconds(step, 8))
@@ -154,7 +141,7 @@ def main() -> None:
             for batch in arguments.batches
             if batch * context * token_bytes <= arguments.max_gib * 2**30
         ]
-        model = decoder(name, dtype, device)
+        model = random_model(name, dtype, device)
         ours = [measure_fdpp(model, *case, arguments.steps) for case in cases]
         del model
         theirs = [None] * len(cases)

@@ -14,67 +14,72 @@ import time
 import torch
 
 import fdpp  # noqa: F401  (registers torch.ops.fdpp)
-from fdpp.engine import rope
-from fdpp.engine.checkpoint import open_checkpoint
-from fdpp.engine.weights import load_weights
+from fdpp.checkpoints.loading import load_weights
 from fdpp.errors import FdppError
+from fdpp.llm import open_model
 
 DTYPE = torch.bfloat16
 ops = torch.ops.fdpp
 
 
-class Model:
-    """Weights, rotary tables and a contiguous cache ``[1, length, Hkv, D]`` of keys and of values per layer."""
+class Decoder:
+    """A model's parts with a contiguous cache ``[1, length, Hkv, D]`` of keys and of values per layer."""
 
-    def __init__(self, checkpoint, length: int) -> None:
-        self.config = checkpoint.config
-        self.weights = load_weights(checkpoint, DTYPE, torch.device("cpu"))
-        self.cos, self.sin = rope.step_tables(
-            self.config.rope, self.config.head_dim, length, self.weights.rope_divisors
-        )
-        shape = (1, length, self.config.num_kv_heads, self.config.head_dim)
-        self.keys = [torch.empty(shape, dtype=DTYPE) for _ in self.weights.layers]
-        self.values = [torch.empty(shape, dtype=DTYPE) for _ in self.weights.layers]
+    def __init__(self, model, length: int) -> None:
+        self.model = model
+        model.reserve(length)  # the cosines and sines of so many positions
+        self.cache = [
+            [torch.empty(1, length, a.num_kv_heads, a.head_dim, dtype=DTYPE) for _ in "kv"] for a in model.attentions
+        ]
 
     def step(self, tokens: torch.Tensor, first: int) -> torch.Tensor:
         """Logits ``[V]`` after tokens ``[S]``, S up to 16, that stand at positions ``first``, ``first + 1``, ..."""
-        c, w = self.config, self.weights
-        count, heads = len(tokens), (c.num_heads, c.num_kv_heads, c.num_kv_heads)
+        count = len(tokens)
         positions = torch.arange(first, first + count, dtype=torch.int32)[None]
         cache_seqlens = torch.tensor([first + count], dtype=torch.int32)
-        x = w.embedding[tokens][None]  # [1, S, H]
+        x = self.model.embedding.weight.tensor[tokens][None]  # [1, S, H]
         residual = torch.zeros(x.shape)  # the stream that every block adds to, in float32
-        for i, layer in enumerate(w.layers):
-            x = ops.add_rms_norm(x, residual, layer.input_norm, c.norm_eps)
+        for block, (keys, values) in zip(self.model.blocks, self.cache, strict=True):
+            x = add_norm(x, residual, block.attention_norm)
             # Attention: one product for q, k and v; rotate q and k; store k and v; attend to the cache.
-            qkv = ops.linear(x, layer.qkv, layer.qkv_bias).view(1, count, -1, c.head_dim)
-            q, k, v = qkv.split(heads, dim=2)
-            if c.qk_norm:
-                q, k = ops.rms_norm(q, layer.q_norm, c.norm_eps), ops.rms_norm(k, layer.k_norm, c.norm_eps)
-            q = ops.rope_append(q, k, v, self.cos, self.sin, positions, self.keys[i], self.values[i])
-            x = ops.decode_attention(q, self.keys[i], self.values[i], cache_seqlens, window=c.windows[i])
-            x = ops.linear(x.view(1, count, -1), layer.o, layer.o_bias)
+            a = block.attention
+            qkv = linear(x, a.qkv).view(1, count, -1, a.head_dim)
+            q, k, v = qkv.split((a.num_heads, a.num_kv_heads, a.num_kv_heads), dim=2)
+            if a.q_norm is not None:
+                q, k = (ops.rms_norm(heads, n.weight.tensor, n.eps) for heads, n in ((q, a.q_norm), (k, a.k_norm)))
+            q = ops.rope_append(q, k, v, *a.rotary.tables, positions, keys, values)
+            x = ops.decode_attention(q, keys, values, cache_seqlens, window=a.window)
+            x = linear(x.view(1, count, -1), a.o)
             # MLP: one product for gate and up, which becomes silu(gate) * up; back down.
-            x = ops.add_rms_norm(x, residual, layer.post_norm, c.norm_eps)
-            x = ops.linear(x, layer.gate_up, layer.gate_up_bias, gated=True)
-            x = ops.linear(x, layer.down, layer.down_bias)
-        x = ops.add_rms_norm(x, residual, w.final_norm, c.norm_eps)
-        return ops.linear(x[0, -1:], w.lm_head)[0]
+            x = add_norm(x, residual, block.mlp_norm)
+            x = linear(linear(x, block.mlp.gate_up, gated=True), block.mlp.down)
+        x = add_norm(x, residual, self.model.norm)
+        return linear(x[0, -1:], self.model.head)[0]
+
+
+def add_norm(x, residual, norm):
+    """Adds x to the residual, in place, and norms the sum."""
+    return ops.add_rms_norm(x, residual, norm.weight.tensor, norm.eps)
+
+
+def linear(x, part, **options):
+    return ops.linear(x, part.weight.tensor, None if part.bias is None else part.bias.tensor, **options)
 
 
 @torch.inference_mode()
 def main(path: str, prompt: str, new_tokens: int) -> None:
-    checkpoint = open_checkpoint(path)
-    tokenizer = checkpoint.load_tokenizer()
+    checkpoint, model = open_model(path)
+    tokenizer = checkpoint.tokenizer
     if tokenizer is None:
         raise FdppError(f"{path}: no tokenizer")
     ids = tokenizer.encode(prompt)
-    model = Model(checkpoint, len(ids) + new_tokens)
+    load_weights(checkpoint, model.weights(), DTYPE, torch.device("cpu"))
+    decoder = Decoder(model, len(ids) + new_tokens)
     for first in range(0, len(ids), 16):
-        logits = model.step(torch.tensor(ids[first : first + 16]), first)
+        logits = decoder.step(torch.tensor(ids[first : first + 16]), first)
     start, made = time.perf_counter(), 0
     while made < new_tokens and (token := int(logits.argmax())) not in checkpoint.eos_token_ids:
-        logits = model.step(torch.tensor([token]), len(ids))
+        logits = decoder.step(torch.tensor([token]), len(ids))
         ids.append(token)
         made += 1
     seconds = time.perf_counter() - start

@@ -35,7 +35,7 @@ def render_summary(timings: Sequence[Timings], bytes_per_step: int, bandwidth: f
         ]
     if sampling is not None:
         rows.append(("sampling", f"{sampling} (defaults of generation_config.json; --no-generation-config)"))
-    rows.append(("softmax", f"{timings[0].rereferences} re-references"))
+    rows.append(("softmax", f"guard moved {timings[0].rereferences} times"))
     return "\n".join(f"{name:9s}{text}" for name, text in rows)
 
 

@@ -28,7 +28,7 @@ def test_text_goes_to_stdout_and_figures_to_stderr(fdpp, tiny_model, llm):
     assert re.fullmatch(rf"prompt +{len(expected.prompt_token_ids)} tokens in [\d.]+ s, [\d.]+ tokens/s", prompt)
     assert re.fullmatch(r"decode +5 tokens in [\d.]+ s, [\d.]+ tokens/s, [\d.]+ ms/token", decode)
     assert re.fullmatch(r"memory +[\d.]+ MB/token, [\d.]+ GB/s: \d+% of the bandwidth bound \([\d.]+ GB/s\)", memory)
-    assert re.fullmatch(r"softmax +\d+ re-references", softmax)
+    assert re.fullmatch(r"softmax +guard moved \d+ times", softmax)
 
 
 def test_a_chat_model_gets_its_template(fdpp, tiny_model, llm):

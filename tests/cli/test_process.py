@@ -49,7 +49,7 @@ def test_the_progress_bar_is_for_terminals(start_fdpp, tiny_model):
         pass
     os.close(terminal)
     assert process.wait(timeout=60) == 0
-    assert b"[###" in shown and b"re-references" in shown
+    assert b"[###" in shown and b"guard moved" in shown
     quiet = start_fdpp("generate", "--model", tiny_model, "--prompt", TEXT, "--max-new-tokens", 2)
     _, err = quiet.communicate(timeout=60)
     assert quiet.returncode == 0
@@ -76,7 +76,7 @@ def test_a_current_directory_that_is_gone(tiny_model, tmp_path):
     generate = f'"$PYTHON" -m fdpp generate --model "{tiny_model}" --prompt a --max-new-tokens 2'
     done = run_fdpp(f'rmdir "{gone}"; {generate}', gone)
     assert done.returncode == 0, done.stderr
-    assert b"re-references" in done.stderr
+    assert b"guard moved" in done.stderr
 
 
 def test_a_locale_that_knows_ascii_alone(tmp_path):

@@ -14,6 +14,7 @@ from fdpp.engine import rope
 from fdpp.errors import CheckpointError
 from fdpp.limits import HEAD_DIMS
 from fdpp.llm import LLM
+from fdpp.models import family_of
 from fdpp.models.config import read_config
 from fdpp.models.rope import rope_config
 from tests.engine.models import LENGTH_DEPENDENT, VOCAB
@@ -172,7 +173,7 @@ def test_context_length(scaling, context):
 )
 def test_what_is_wrong_is_said(scaling, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_config(BASE | {"rope_scaling": scaling})
+        family_of(BASE).build(BASE | {"rope_scaling": scaling}, ())
     assert "\n" not in str(caught.value)
 
 

@@ -147,7 +147,7 @@ def test_layer_types(tmp_path, variant, kinds):
     [
         ("mistral-window", {"sliding_window": None, "layer_types": [SLIDING] * 3}, "contradicts sliding_window"),
         ("qwen2-window", {"use_sliding_window": False, "layer_types": [SLIDING] * 3}, "contradicts sliding_window"),
-        ("mistral-window", {"layer_types": [FULL] * 2}, "windows: expected 3 entries, got 2"),
+        ("mistral-window", {"layer_types": [FULL] * 2}, "layer_types: expected 3 entries, got 2"),
         ("mistral-window", {"layer_types": ["chunked_attention"] * 3}, "layer_types: expected a list of"),
     ],
 )

@@ -144,7 +144,8 @@ def test_vmap(backend, ops):
     for call, name in (("add_rms_norm", "residual"), ("rope_append", "k_cache")):
         arguments = valid_arguments(call, backend.device, dtype)
         with pytest.raises(RuntimeError, match=rf"fdpp::{call} has no rule for vmap, because it writes {name}"):
-            torch.vmap(lambda x: call_op(ops, call, arguments | {name: x}))(torch.stack([arguments[name]] * 2))  # noqa: B023
+            stacked = torch.stack([arguments[name]] * 2)
+            torch.vmap(lambda x: call_op(ops, call, arguments | {name: x}))(stacked)  # noqa: B023
 
 
 def test_flops_are_counted(backend, ops):
