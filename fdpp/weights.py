@@ -29,6 +29,8 @@ class Weight:
         tensor: its values; absent until they are loaded.
     """
 
+    __slots__ = ("sources", "interleaved", "dtype", "tensor")
+
     tensor: Tensor
 
     def __init__(
@@ -51,8 +53,18 @@ class Weight:
             start = stop
 
     # The loader cuts all weights from one block of memory, which torch would write whole for each of them.
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value.clone() if name == "tensor" else value for name, value in vars(self).items()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        tensor = self.tensor.clone() if hasattr(self, "tensor") else None
+        return _restored, (self.sources, self.interleaved, self.dtype, tensor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Weight:
         return copy.copy(self)
+
+
+def _restored(
+    sources: tuple[Source, ...], interleaved: bool, dtype: torch.dtype | None, tensor: Tensor | None
+) -> Weight:
+    weight = Weight(sources, interleaved, dtype)
+    if tensor is not None:
+        weight.tensor = tensor
+    return weight

@@ -27,6 +27,8 @@ class Linear(Part):
         interleaved: whether the rows of the tensors alternate, as ``linear(gated=True)`` wants them.
     """
 
+    __slots__ = ("weight", "bias")
+
     def __init__(
         self, in_features: int, rows: Mapping[str, int], bias: bool = False, interleaved: bool = False
     ) -> None:
@@ -42,6 +44,8 @@ class Linear(Part):
 
 class RmsNorm(Part):
     """The RMS norm of the last dimension."""
+
+    __slots__ = ("weight", "eps")
 
     def __init__(self, name: str, size: int, eps: float) -> None:
         self.weight = Weight((Source(f"{name}.weight", (size,)),))
@@ -65,7 +69,7 @@ class Embedding(Part):
         return F.embedding(tokens, self.weight.tensor)
 
 
-@dataclass
+@dataclass(slots=True)
 class Pass:
     """What the layers share on one pass through the model.
 
@@ -82,40 +86,37 @@ class Pass:
     attend: Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 
 
+@dataclass(slots=True, eq=False)
 class Attention(Part):
     """Attention with a key/value cache.
 
-    Args:
+    Attributes:
         qkv: gives the queries, keys and values of a token, one after the other.
         o: takes the heads back to the hidden size.
         rotary: rotates queries and keys.
         num_heads: of the queries.
         num_kv_heads: of keys and values.
+        head_dim: elements of a head.
         window: as in :func:`fdpp.ops.decode_attention`; -1 hides nothing.
         q_norm, k_norm: norms of each head before it is rotated.
     """
 
-    def __init__(
-        self,
-        qkv: Linear,
-        o: Linear,
-        rotary: Rotary,
-        num_heads: int,
-        num_kv_heads: int,
-        window: int = -1,
-        q_norm: RmsNorm | None = None,
-        k_norm: RmsNorm | None = None,
-    ) -> None:
-        self.qkv, self.o, self.rotary, self.window = qkv, o, rotary, window
-        self.q_norm, self.k_norm = q_norm, k_norm
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, rotary.head_dim
+    qkv: Linear
+    o: Linear
+    rotary: Rotary
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int = -1
+    q_norm: RmsNorm | None = None
+    k_norm: RmsNorm | None = None
 
     def __call__(self, x: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
         """Append to the cache, which is **mutated**, and attend to it."""
         batch, length, _ = x.shape
-        heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         qkv = self.qkv(x).view(batch, length, -1, self.head_dim)
-        q, k, v = qkv.split_with_sizes(heads, dim=2)  # not split(): it wraps this in Python
+        # Not split(): it wraps this in Python.
+        q, k, v = qkv.split_with_sizes((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         tables = run.tables[self.rotary]
@@ -123,24 +124,28 @@ class Attention(Part):
         return self.o(run.attend(self, q, keys, values).view(batch, length, -1))
 
 
+@dataclass(slots=True, eq=False)
 class GatedMlp(Part):
     """``down(silu(gate(x)) * up(x))``; the rows of gate and up alternate in one weight."""
 
-    def __init__(self, gate_up: Linear, down: Linear) -> None:
-        self.gate_up, self.down = gate_up, down
+    gate_up: Linear
+    down: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.down(self.gate_up(x, gated=True))
 
 
+@dataclass(slots=True, eq=False)
 class Block(Part):
     """A layer that norms before attention and before the MLP, and adds what each of them gives to the stream.
 
     Each add is fused with the norm that follows it: the add of the MLP with the first norm of the next block.
     """
 
-    def __init__(self, attention_norm: RmsNorm, attention: Attention, mlp_norm: RmsNorm, mlp: GatedMlp) -> None:
-        self.attention_norm, self.attention, self.mlp_norm, self.mlp = attention_norm, attention, mlp_norm, mlp
+    attention_norm: RmsNorm
+    attention: Attention
+    mlp_norm: RmsNorm
+    mlp: GatedMlp
 
     def __call__(self, x: Tensor, residual: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
         """What the next norm adds to ``residual``, float32, which is **mutated**, as the cache is."""

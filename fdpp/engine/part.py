@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Kind = TypeVar("Kind")
@@ -10,6 +10,11 @@ Kind = TypeVar("Kind")
 
 class Part:
     """What holds weights, or parts that do, as attributes or in lists that are attributes."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def _children(self) -> Iterable[object]:
+        return vars(self).values() if hasattr(self, "__dict__") else [getattr(self, name) for name in self.__slots__]
 
     def walk(self, kind: type[Kind]) -> Iterator[Kind]:
         """Every ``kind`` at or below this part, in the order of declaration; what several parts share comes once."""
@@ -24,4 +29,4 @@ class Part:
                 if isinstance(item, kind):
                     yield item
                 if isinstance(item, Part):
-                    pending.extend(reversed(vars(item).values()))
+                    pending.extend(reversed(list(item._children())))

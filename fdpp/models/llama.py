@@ -69,6 +69,7 @@ def assemble(
                 rotary,
                 c.num_heads,
                 c.num_kv_heads,
+                c.head_dim,
                 window,
                 norm(f"{attention}.q_norm", c.head_dim) if qk_norm else None,
                 norm(f"{attention}.k_norm", c.head_dim) if qk_norm else None,
