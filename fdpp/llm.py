@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fdpp import native
+from fdpp import library
 from fdpp.checkpoints import open_checkpoint
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.checkpoints.loading import Progress, load_weights
@@ -324,7 +324,7 @@ def _device(device: str | torch.device) -> torch.device:
         raise RequestError(f"device {show(device)} cannot be used: {one_line(error)}") from error
     if found.type not in ("cpu", "cuda"):
         raise RequestError(f"device: expected cpu or cuda (NVIDIA and AMD GPUs), got {show(device)}")
-    if found.type == "cuda" and (problem := native.load_gpu()):
+    if found.type == "cuda" and (problem := library.load_gpu()):
         raise RequestError(problem)
     return found
 

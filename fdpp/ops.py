@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdpp import dataflow, native, rules
+from fdpp import dataflow, library, rules
 
-native.load()
-native.load_gpu()
+library.load()
+library.load_gpu()
 dataflow.install()
 rules.register("fdpp")
 _fdpp = torch.ops.fdpp

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fdpp import native
+from fdpp import library
 
 COLD_FACTOR = 16  # copies of the operands together are this many times the last-level cache
 MIN_GRAPH_CALLS = 20  # in a graph of a GPU's clock: what its start costs is spread over them
@@ -42,7 +42,7 @@ def memory_bandwidth(device: str = "cpu", repeats: int = 3) -> float:
     Of a CPU: what torch's threads read, the best of ``repeats`` passes. Of a GPU: what torch's sum reads, the median.
     """
     if device == "cpu":
-        return native.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
+        return library.load().measure_read_bandwidth(BANDWIDTH_BYTES, repeats)
     import torch
 
     source = torch.randn(BANDWIDTH_BYTES // 4, dtype=torch.float32, device=device)

@@ -10,12 +10,15 @@ import os
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from fdpp import dataflow, ops, timing
 from fdpp.dtypes import dtype_name, torch_dtype
-from fdpp.linear_host import LinearHost
+
+if TYPE_CHECKING:
+    from fdpp._host import Library
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measured
 MAX_WEIGHT_BYTES = 8 << 30
@@ -24,11 +27,11 @@ Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``x [M, K] @ weight [N, K].T``."""
 
 
-def candidates(host: LinearHost, index: int, M: int, dtype: str) -> dict[tuple[str, int], Product]:
+def candidates(library: Library, index: int, M: int, dtype: str) -> dict[tuple[str, int], Product]:
     """(impl, config) -> function of (x, weight), for everything that can compute ``M`` rows on device ``index``."""
     found: dict[tuple[str, int], Product] = {("gemv", -1): ops.gemv, ("aten", -1): torch.nn.functional.linear}
     if M <= 64:
-        for config in range(host.flat_gemm_configs(dtype, index)):
+        for config in range(library.flat_gemm_configs(dtype, index)):
             found["flat_gemm", config] = functools.partial(ops.flat_gemm, config=config)
     return found
 
@@ -40,8 +43,8 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
     """
     (N, K), dtype, device = weights[0].shape, dtype_name(weights[0].dtype), str(weights[0].device)
     x = _normal(M, K, device, seed=M).to(weights[0].dtype)
-    host, index = dataflow.host_of(device)
-    functions = candidates(host, index, M, dtype)
+    library, index = dataflow.library_of(device)
+    functions = candidates(library, index, M, dtype)
 
     def on_copy(product: Product) -> timing.Function:
         return lambda copy: product(x, weights[copy])
@@ -58,7 +61,7 @@ def measure(M: int, weights: list[torch.Tensor], seconds: float) -> dataflow.Row
         impl, config = min(median, key=lambda key: median[key])
         result = functions[impl, config](x, weights[0]).double()
     return dataflow.Row(
-        device=host.device_name(index),
+        device=library.device_name(index),
         dtype=dtype,
         N=N,
         K=K,
@@ -89,7 +92,7 @@ def tune(
 
     Args:
         shapes: ``(N, K)`` of each weight.
-        device: a torch device, as :func:`fdpp.dataflow.host_of` takes it.
+        device: a torch device, as :func:`fdpp.dataflow.library_of` takes it.
         dtypes: dtypes of torch or their names; a GPU's kernels take bfloat16 and float16.
         rows: values of ``M``.
         path: the table; default :func:`fdpp.dataflow.user_table`.
@@ -108,8 +111,8 @@ def tune(
         raise ValueError("this user has no home directory: name a table with --output or FDPP_DATAFLOW_TABLE")
     if not device.startswith("cpu") and "float32" in dtypes:
         raise ValueError("dtype float32: expected bfloat16 or float16, which is what the kernels of a GPU take")
-    host, index = dataflow.host_of(device)
-    name = host.device_name(index)
+    library, index = dataflow.library_of(device)
+    name = library.device_name(index)
     shapes, rows = sorted(set(shapes)), sorted(set(rows))
     for N, K in shapes:
         if N < 1 or K < 1 or N * K * 4 > MAX_WEIGHT_BYTES:

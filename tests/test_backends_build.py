@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[1]
 HOMES = ("CUDA_HOME", "CUDA_PATH", "ROCM_HOME", "ROCM_PATH")
 SETTINGS = ("FDPP_BACKENDS", "FDPP_ANY_TORCH", "TORCH_CUDA_ARCH_LIST", "PYTORCH_ROCM_ARCH", "NVCC_THREADS")
 LOAD = """
-import ctypes, sys
+import sys
 import torch
+from fdpp._host import Library
 
 key = ("fdpp::decode_attention", "CUDA")
 core, library = sys.argv[1:]
@@ -27,9 +28,7 @@ torch.ops.load_library(core)
 assert not torch._C._dispatch_has_kernel_for_dispatch_key(*key)
 torch.ops.load_library(library)
 assert torch._C._dispatch_has_kernel_for_dispatch_key(*key)
-architectures = ctypes.CDLL(library).fdpp_gpu_architectures
-architectures.restype = ctypes.c_char_p
-print(architectures().decode())
+print(Library(library).architectures())
 """
 
 

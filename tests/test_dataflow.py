@@ -7,9 +7,9 @@ import warnings
 import pytest
 import torch
 
-from fdpp import dataflow, native, ops, tuning
+from fdpp import dataflow, library, ops, tuning
 
-DEVICE = native.linear_host().device_name()
+DEVICE = library.load().device_name()
 HEADER = ",".join(dataflow.COLUMNS)
 
 
@@ -32,7 +32,7 @@ def row(**changes) -> dataflow.Row:
 
 
 def choice(M: int, N: int = 72, K: int = 48, dtype: str = "float32") -> tuple[str, int, str]:
-    found = native.linear_host().choice(dtype, N, K, M)
+    found = library.load().choice(dtype, N, K, M)
     return found["impl"], found["config"], found["source"]
 
 
@@ -127,7 +127,7 @@ class TestGpu:
     @pytest.fixture(autouse=True, params=[("simt:nvidia", 0), ("simt:cdna", 1), ("simt:rdna", 2)], ids=lambda p: p[0])
     def gpu(self, request):
         self.name, self.index = request.param
-        self.host = native.linear_host("simt")
+        self.host = library.load("simt")
         self.ops = getattr(torch.ops, f"fdpp_{self.name.replace(':', '_')}")
 
     def row(self, **changes) -> dataflow.Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,26 @@ else:
 def test_import_needs_torch_alone():
     done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "generate", "tune"])
+def test_the_command_answers_without_torch(tmp_path, argument):
+    """--help and errors of usage do not wait for torch."""
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch is imported')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "fdpp", argument]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (0 if argument.startswith("--") else 2), done.stderr
+    assert "fdpp" in (done.stdout if done.returncode == 0 else done.stderr)
+    assert "torch is imported" not in done.stderr
+
+
+def test_a_program_that_is_run_as_a_module_finds_the_operators(tmp_path):
+    (tmp_path / "program.py").write_text("import fdpp, torch; print(torch.ops.fdpp.linear)")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "program"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fdpp.linear", done.stderr
 
 
 def _name(path: Path) -> str:

@@ -14,7 +14,8 @@ from fdpp import ops, reference
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.is_file())
-TORCH_INCLUDE = re.compile(r'#\s*include\s*[<"](torch/|ATen/|c10/|pybind11/|Python\.h)')
+TORCH_INCLUDE = re.compile(r'#\s*include\s*[<"](torch/|ATen/|c10/)')
+PYTHON_INCLUDE = re.compile(r'#\s*include\s*[<"](pybind11/|Python\.h)')
 VENDOR_INCLUDE = re.compile(r'#\s*include\s*[<"][^>"]*(cuda|hip/|hip_|mma|cublas|rocm|cooperative_g)', re.IGNORECASE)
 VENDOR_NAME = re.compile(r"nvidia|\bamd\b|cuda|\bhip\b|rocm|cublas|__nv_|__builtin_amdgcn", re.IGNORECASE)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -30,6 +31,10 @@ def test_torch_is_included_in_csrc_torch_only():
     # A header of csrc/torch itself is spelled "torch/...", and may be included there only as well.
     wrong = [p for p in SOURCES if p.relative_to(CSRC).parts[0] != "torch" and TORCH_INCLUDE.search(_text(p))]
     assert not wrong
+
+
+def test_python_is_included_in_csrc_python_only():
+    assert not [p for p in SOURCES if p.relative_to(CSRC).parts[0] != "python" and PYTHON_INCLUDE.search(_text(p))]
 
 
 def test_bindings_share_what_is_shared():

@@ -46,9 +46,10 @@ def _script(folder: Path, name: str, text: str) -> None:
         (None, True, "python3 is missing: apt-get install python3 python3-venv"),
         ('case "$2" in *version_info*) exit 1 ;; esac', True, "python3 is older than 3.10"),
         ('case "$2" in *ensurepip*) exit 1 ;; esac', True, "python3 has no venv: apt-get install python3-venv"),
+        ('case "$2" in *Python.h*) exit 1 ;; esac', True, "python3 has no Python.h: apt-get install python3-dev"),
         ("exit 0", False, "there is no C++ compiler: apt-get install g++"),
     ],
-    ids=["no python", "old python", "no venv", "no compiler"],
+    ids=["no python", "old python", "no venv", "no headers", "no compiler"],
 )
 def test_a_missing_system_package_is_one_line(bin_folder, tmp_path, target, python, compiler, message):
     if python:

@@ -11,8 +11,6 @@
 
 #include "common/params.h"
 
-#define FDPP_API extern "C" __attribute__((visibility("default")))
-
 namespace fdpp {
 
 namespace {
@@ -77,26 +75,16 @@ Tables& tables() {
   return tables;
 }
 
-thread_local std::string text;
-
-const char* keep(std::string value) {
-  text = std::move(value);
-  return text.c_str();
-}
-
-bool known(int64_t dtype) { return dtype >= 0 && dtype <= static_cast<int64_t>(DType::f16); }
-
-// What is wrong with a row of a table; empty: nothing.
-std::string problem_of(const DataflowTable::Row& row) {
+void check(const DataflowTable::Row& row) {
   const int configs = row.impl == Impl::flat_gemm ? flat_gemm_configs(kAnyDevice, row.dtype) : 0;
   if (row.config != -1 && (row.config < 0 || row.config >= configs)) {
-    return std::string("config of ") + name_of(row.impl) + " must be -1 or below " + std::to_string(configs) +
-           "; got " + std::to_string(row.config);
+    throw std::invalid_argument(std::string("config of ") + name_of(row.impl) + " must be -1 or below " +
+                                std::to_string(configs) + "; got " + std::to_string(row.config));
   }
   if (row.impl == Impl::flat_gemm && row.M > kMaxFlatRows) {
-    return "flat_gemm serves M up to " + std::to_string(kMaxFlatRows) + "; got " + std::to_string(row.M);
+    throw std::invalid_argument("flat_gemm serves M up to " + std::to_string(kMaxFlatRows) + "; got " +
+                                std::to_string(row.M));
   }
-  return "";
 }
 
 }  // namespace
@@ -109,66 +97,13 @@ Choice choose_linear(int device, DType dtype, int64_t N, int64_t K, int64_t M) {
   return measured ? *measured : linear_rule(device, dtype, N, K, M);
 }
 
-// What follows throws nothing; texts live until the thread's next call.
-
-// "ok;<name>" of a device as tables know it, or "error;<why>".
-FDPP_API const char* fdpp_linear_device(int device) {
-  try {
-    return keep("ok;" + linear_device(device));
-  } catch (const std::exception& error) {
-    return keep(std::string("error;") + error.what());
-  }
+void set_linear_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows) {
+  for (const DataflowTable::Row& row : rows) check(row);
+  tables().set(device_name, rows);
 }
 
-// Number of configurations of flat_gemm for a dtype (numbered as in common/dtype.h) on a device, the most of any for
-// kAnyDevice; -1 for what is unknown.
-FDPP_API int fdpp_flat_gemm_configs(int device, int64_t dtype) {
-  try {
-    return known(dtype) ? flat_gemm_configs(device, static_cast<DType>(dtype)) : -1;
-  } catch (const std::exception&) {
-    return -1;
-  }
-}
+void clear_linear_tables() { tables().clear(); }
 
-FDPP_API void fdpp_clear_linear_tables() { tables().clear(); }
-
-// Replaces the dataflow table of the devices of a name. `rows` [count][6]: dtype, N, K, M, implementation, config,
-// numbered as in common/. Returns what is wrong with it, null when nothing is.
-FDPP_API const char* fdpp_set_linear_table(const char* device, const int64_t* rows, int64_t count) {
-  try {
-    std::vector<DataflowTable::Row> parsed;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t* cell = rows + 6 * i;
-      if (!known(cell[0]) || cell[4] < 0 || cell[4] > static_cast<int64_t>(Impl::aten)) {
-        return keep("unknown dtype or implementation");
-      }
-      parsed.push_back({static_cast<DType>(cell[0]), cell[1], cell[2], cell[3], static_cast<Impl>(cell[4]),
-                        static_cast<int>(cell[5])});
-      const std::string problem = problem_of(parsed.back());
-      if (!problem.empty()) return keep(problem);
-    }
-    tables().set(device, parsed);
-    return nullptr;
-  } catch (const std::exception& error) {
-    return keep(error.what());
-  }
-}
-
-// What linear does for a shape: implementation, config, and where from (numbered as Source). Returns what is wrong, or
-// null.
-FDPP_API const char* fdpp_linear_choice(int device, int64_t dtype, int64_t N, int64_t K, int64_t M, int64_t* choice) {
-  try {
-    if (!known(dtype)) return keep("unknown dtype");
-    const Choice found = choose_linear(device, static_cast<DType>(dtype), N, K, M);
-    choice[0] = static_cast<int64_t>(found.impl);
-    choice[1] = found.config;
-    choice[2] = static_cast<int64_t>(found.source);
-    return nullptr;
-  } catch (const std::exception& error) {
-    return keep(error.what());
-  }
-}
-
-FDPP_API void fdpp_set_batch_invariant(int on) { batch_invariant.store(on != 0, std::memory_order_relaxed); }
+void set_batch_invariant(bool on) { batch_invariant.store(on, std::memory_order_relaxed); }
 
 }  // namespace fdpp

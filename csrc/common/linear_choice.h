@@ -1,15 +1,16 @@
 // linear's choice of an implementation, in every library that has linear layers: the tables in force, per device, and
-// the rule for what they do not know. Python reaches it through the C functions of linear_choice.cpp
-// (fdpp/linear_host.py).
+// the rule for what they do not know. Python reaches it through common/library.h.
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "common/dataflow.h"
 
 namespace fdpp {
 
-// What a library provides. Devices have a number, 0 for the CPU, and the name that tables know them by.
+// What a library provides. Devices have a number, 0 for the CPU, and the name that tables know them by; of one that is
+// not there, std::invalid_argument tells.
 std::string linear_device(int device);
 constexpr int kAnyDevice = -1;
 int flat_gemm_configs(int device, DType dtype);  // of any device: the most that one has
@@ -19,6 +20,12 @@ Choice linear_rule(int device, DType dtype, int64_t N, int64_t K, int64_t M);
 Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K);
 
 Choice choose_linear(int device, DType dtype, int64_t N, int64_t K, int64_t M);
+// Replaces the table of the devices of a name. std::invalid_argument for a row that makes no sense: the table in force
+// stays.
+void set_linear_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows);
+void clear_linear_tables();
+
 bool is_batch_invariant();
+void set_batch_invariant(bool on);
 
 }  // namespace fdpp

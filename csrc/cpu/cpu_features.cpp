@@ -69,7 +69,7 @@ static const Kernels* select() {
     if (std::strcmp(table->name, wanted) == 0) return table;
     names += names.empty() ? table->name : std::string(", ") + table->name;
   }
-  throw std::runtime_error(
+  throw std::invalid_argument(
       "FDPP_CPU_ISA must name an instruction set that this processor has and fdpp has kernels for"
       " (" +
       names + "); got " + wanted);

@@ -11,7 +11,7 @@ namespace fdpp::cpu {
 // Kernel tables that this processor can execute, best first; the last is the portable one.
 std::vector<const Kernels*> available_kernels();
 
-// The table in use: the best one, or the one that FDPP_CPU_ISA names. Throws std::runtime_error for a name that is
+// The table in use: the best one, or the one that FDPP_CPU_ISA names. Throws std::invalid_argument for a name that is
 // unknown or that this processor cannot execute.
 const Kernels& kernels();
 

@@ -7,9 +7,9 @@
 
 #include <math.h>
 
+#include "common/softmax_state.h"
 #include "gpu/attention_block.h"
 #include "gpu/chunks.h"
-#include "common/softmax_state.h"
 
 namespace fdpp {
 

@@ -10,8 +10,8 @@
 #include <cstdint>
 
 #include "common/dataflow.h"
-#include "gpu/linear_tiles.h"
 #include "common/params.h"
+#include "gpu/linear_tiles.h"
 
 namespace fdpp {
 

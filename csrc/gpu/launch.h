@@ -1,10 +1,10 @@
 // What a binding calls: the launchers of a GPU library (csrc/cuda or csrc/hip). They say what went wrong, or null.
 #pragma once
 
-#include "gpu/attention_tiles.h"
 #include "common/dataflow.h"
-#include "gpu/linear_tiles.h"
 #include "common/params.h"
+#include "gpu/attention_tiles.h"
+#include "gpu/linear_tiles.h"
 
 namespace fdpp::gpu {
 

@@ -1,8 +1,8 @@
 // What becomes of the sums of a linear layer on a GPU before they are rounded: bias, SiLU(gate) * up, residual.
 #pragma once
 
-#include "gpu/chunks.h"
 #include "common/params.h"
+#include "gpu/chunks.h"
 
 namespace fdpp {
 

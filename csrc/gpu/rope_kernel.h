@@ -4,8 +4,8 @@
 
 #include <math.h>
 
-#include "gpu/chunks.h"
 #include "common/params.h"
+#include "gpu/chunks.h"
 
 namespace fdpp {
 

@@ -5,9 +5,9 @@
 
 #include <math.h>
 
+#include "common/softmax_state.h"
 #include "gpu/arch.h"
 #include "gpu/attention_block.h"
-#include "common/softmax_state.h"
 
 namespace fdpp {
 

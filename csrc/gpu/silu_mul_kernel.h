@@ -2,8 +2,8 @@
 // the dtype.
 #pragma once
 
-#include "gpu/chunks.h"
 #include "common/params.h"
+#include "gpu/chunks.h"
 
 namespace fdpp {
 

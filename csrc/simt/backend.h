@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
+#include "common/params.h"
 #include "gpu/attention_tiles.h"
 #include "gpu/linear_tiles.h"
-#include "common/params.h"
 
 namespace fdpp::simt {
 

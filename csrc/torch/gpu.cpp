@@ -3,9 +3,12 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <stdexcept>
+
+#include "common/library.h"
 #include "gpu/launch.h"
-#include "torch/gpu_operators.h"
 #include "torch/arguments/schemas.h"
+#include "torch/gpu_operators.h"
 
 // A torch without GPU support has no such function. Weak, so that the library loads there all the same.
 #pragma weak aoti_torch_get_current_cuda_stream
@@ -67,9 +70,16 @@ class GpuBackend {
 
 gpu::Device device_of(int index) {
   const gpu::Device device = gpu::device(index);
-  if (device.problem != nullptr) fail("linear", device.problem);
+  if (device.problem != nullptr) throw std::invalid_argument(device.problem);
   return device;
 }
+
+class GpuLibrary final : public Library {
+ public:
+  std::string architectures() const override { return FDPP_GPU_ARCHITECTURES; }
+};
+
+const GpuLibrary library{};
 
 #ifdef FDPP_RUNNING_MAXIMUM
 STABLE_TORCH_LIBRARY(fdpp_running_maximum, m) { schemas::define(m); }
@@ -82,7 +92,7 @@ STABLE_TORCH_LIBRARY_IMPL(fdpp, CUDA, m) { GpuOperators<GpuBackend>::implement(m
 
 std::string linear_device(int device) {
   const gpu::DeviceName name = gpu::device_name(device);
-  if (name.problem != nullptr) fail("linear", name.problem);
+  if (name.problem != nullptr) throw std::invalid_argument(name.problem);
   return name.text;
 }
 
@@ -104,7 +114,4 @@ Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
 
 }  // namespace fdpp
 
-// What the kernels were compiled for, for `fdpp info` (fdpp/native.py).
-extern "C" __attribute__((visibility("default"))) const char* fdpp_gpu_architectures() {
-  return FDPP_GPU_ARCHITECTURES;
-}
+FDPP_EXPORT_LIBRARY(fdpp::library)

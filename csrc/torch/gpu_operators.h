@@ -16,6 +16,7 @@
 
 #include <limits>
 
+#include "common/linear_choice.h"
 #include "gpu/attention_block.h"
 #include "gpu/attention_plan.h"
 #include "gpu/flat_plan.h"
@@ -23,7 +24,6 @@
 #include "torch/arguments/attention.h"
 #include "torch/arguments/fused.h"
 #include "torch/arguments/linear.h"
-#include "common/linear_choice.h"
 
 namespace fdpp {
 

@@ -4,10 +4,12 @@
 #include <atomic>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 
+#include "common/library.h"
 #include "simt/backend.h"
-#include "torch/gpu_operators.h"
 #include "torch/arguments/schemas.h"
+#include "torch/gpu_operators.h"
 
 namespace fdpp {
 
@@ -65,18 +67,28 @@ class SimtBackend {
   int64_t count_ = 0;
 };
 
+simt::Machine machine(int device) {
+  if (device < 0 || device >= 3) throw std::invalid_argument("there is no machine " + std::to_string(device));
+  return static_cast<simt::Machine>(device);
+}
+
+class SimtLibrary final : public Library {
+ public:
+  void set_seed(uint64_t value) const override { seed = value; }
+};
+
+const SimtLibrary library{};
+
 }  // namespace
 
 std::string linear_device(int device) {
   constexpr const char* kNames[] = {"simt:nvidia", "simt:cdna", "simt:rdna"};
-  if (device < 0 || device >= 3) fail("linear", "simt has machines 0 to 2; got " + std::to_string(device));
-  return kNames[device];
+  return kNames[static_cast<int>(machine(device))];
 }
 
 int flat_gemm_configs(int device, DType dtype) {
   if (dtype == DType::f32) return 0;
-  const int tiles =
-      device == kAnyDevice ? kFlatTiles : simt::linear_tiles(static_cast<simt::Machine>(device)).fitting(kSharedBytes);
+  const int tiles = device == kAnyDevice ? kFlatTiles : simt::linear_tiles(machine(device)).fitting(kSharedBytes);
   return tiles * kNumSpreads;
 }
 
@@ -85,7 +97,7 @@ Choice linear_rule(int, DType dtype, int64_t, int64_t K, int64_t M) {
 }
 
 Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
-  const LinearTiles& tiles = simt::linear_tiles(static_cast<simt::Machine>(device));
+  const LinearTiles& tiles = simt::linear_tiles(machine(device));
   return gpu_batch_invariant_choice(tiles, kMultiprocessors, dtype, N, K);
 }
 
@@ -100,6 +112,4 @@ Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
 FDPP_SIMT_LIBRARY(nvidia)
 FDPP_SIMT_LIBRARY(cdna)
 FDPP_SIMT_LIBRARY(rdna)
-
-// The order in which later calls run the threads of a block.
-extern "C" __attribute__((visibility("default"))) void fdpp_simt_set_seed(uint64_t value) { fdpp::seed = value; }
+FDPP_EXPORT_LIBRARY(fdpp::library)

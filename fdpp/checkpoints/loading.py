@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fdpp import native
+from fdpp._host import advise_huge_pages
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.errors import CheckpointError
 from fdpp.memory import memory_bytes
@@ -61,7 +61,7 @@ def _room(weights: Sequence[Weight], dtype: torch.dtype, device: torch.device) -
     cut = [weight for weight in weights if device.type == "cpu" and weight.dtype is None]
     sizes = [-(-prod(weight.shape) // align) * align for weight in cut]
     block = torch.empty(sum(sizes), dtype=dtype, device="cpu")
-    native.load().advise_huge_pages(block.data_ptr(), block.nbytes)
+    advise_huge_pages(block.data_ptr(), block.nbytes)
     pieces = dict(zip(map(id, cut), block.split(sizes), strict=True)) if cut else {}
     for weight in weights:
         if (piece := pieces.get(id(weight))) is not None:

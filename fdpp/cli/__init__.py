@@ -17,6 +17,7 @@ from typing import NoReturn
 from fdpp import __version__
 from fdpp.cli import bench, explain, generate, info, tune
 from fdpp.errors import FdppError, one_line
+from fdpp.working_directory import existing_directory
 
 COMMANDS = {"generate": generate, "info": info, "explain": explain, "tune": tune, "bench": bench}
 
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         arguments = build_parser().parse_args(argv)
+        with existing_directory():
+            import torch  # noqa: F401
         arguments.run(arguments)
         sys.stdout.flush()
         return 0

@@ -35,7 +35,7 @@ def test_help(fdpp, command):
 def test_info(fdpp):
     outcome = fdpp("info")
     assert (outcome.code, outcome.err) == (0, "")
-    for fact in (torch.__version__, "isa", "backend", "dataflow tables"):
+    for fact in (torch.__version__, "isa", "compiler", "dataflow tables"):
         assert fact in outcome.out
 
 
@@ -43,8 +43,8 @@ def test_info_survives_a_library_that_cannot_be_loaded(fdpp, monkeypatch):
     def broken(*arguments):
         raise ImportError("cannot be loaded")
 
-    monkeypatch.setattr("fdpp.native.load", broken)
-    assert info.collect()["build"] == {"error": "cannot be loaded"}
+    monkeypatch.setattr("fdpp.library.load", broken)
+    assert info.collect()["processor"] == {"error": "cannot be loaded"}
     outcome = fdpp("info")
     assert outcome.code == 0
     assert "cannot be loaded" in outcome.out

@@ -1,8 +1,8 @@
 // The pure functions of attention in csrc/common: the guard of the softmax, the split plan.
 #include "check.h"
-#include "gpu/attention_plan.h"
 #include "common/softmax_state.h"
 #include "common/split_plan.h"
+#include "gpu/attention_plan.h"
 
 using namespace fdpp;
 using namespace fdpp::test;

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from fdpp import dataflow, native, ops, rules
-from fdpp.linear_host import LinearHost
+from fdpp import dataflow, library, ops, rules
+from fdpp._host import Library
 
 from .valid import OPERATORS
 
@@ -30,7 +30,7 @@ class Backend:
         alignment: elements that outer strides and the beginning of q, k and v are a multiple of.
         checks_values: lengths, pages and positions out of range raise; where they lie on a device they cannot.
         set_seed: chooses the order in which threads run, where that is ours to choose.
-        linear_host: the library whose tables choose for ``linear``, and the device's number there.
+        library: the library whose tables choose for ``linear``, and the device's number there.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Backend:
     alignment: int = 1
     checks_values: bool = True
     set_seed: Callable[[int], None] = lambda seed: None
-    linear_host: Callable[[], tuple[LinearHost, int]] = lambda: (native.linear_host(), 0)
+    library: Callable[[], tuple[Library, int]] = lambda: (library.load(), 0)
 
     def __str__(self) -> str:
         return self.name
@@ -66,7 +66,7 @@ def _simt(machine: str) -> Backend:
 
     @functools.cache
     def simt_ops() -> SimpleNamespace:
-        native.load_backend("simt")
+        library.load("simt")
         dataflow.install()  # a library that comes late has not been told of tables and options
         rules.register(f"fdpp_simt_{machine}", gpu=True)
         namespace = getattr(torch.ops, f"fdpp_simt_{machine}")
@@ -78,8 +78,8 @@ def _simt(machine: str) -> Backend:
         namespace=f"fdpp_simt_{machine}",
         available=lambda: True,
         ops=simt_ops,
-        set_seed=lambda seed: native.load_backend("simt").fdpp_simt_set_seed(seed),
-        linear_host=lambda: (native.linear_host("simt"), MACHINES.index(machine)),
+        set_seed=lambda seed: library.load("simt").set_seed(seed),
+        library=lambda: (library.load("simt"), MACHINES.index(machine)),
         **GPU_KERNELS,
     )
 
@@ -96,9 +96,9 @@ ROWS = [
     Backend(
         name="cuda",
         device="cuda",
-        available=lambda: torch.cuda.is_available() and native.load_gpu() is None,
+        available=lambda: torch.cuda.is_available() and library.load_gpu() is None,
         ops=lambda: ops,
-        linear_host=lambda: dataflow.host_of("cuda"),
+        library=lambda: dataflow.library_of("cuda"),
         **GPU_KERNELS,
     ),
 ]

@@ -58,8 +58,9 @@ def test_linear_twice(backend, dtype, ops, name, m):
     """Whoever comes first, also where blocks share the sums of a tile."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 1096, generator=generator).to(dtype).to(backend.device) for n in (m, 90))
-    host, index = backend.linear_host()
-    configs = range(host.flat_gemm_configs(str(dtype).removeprefix("torch."), index)) if name == "flat_gemm" else [None]
+    library, index = backend.library()
+    count = library.flat_gemm_configs(str(dtype).removeprefix("torch."), index)
+    configs = range(count) if name == "flat_gemm" else [None]
     for config in configs:
         options = {} if config is None else {"config": config}
         first = getattr(ops, name)(x, weight, **options)

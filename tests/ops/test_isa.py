@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fdpp import native
+from fdpp import library
 
 ROOT = Path(__file__).parents[2]
 KNOWN = ["amx", "avx512_bf16", "avx512", "avx2", "portable"]
@@ -36,7 +36,7 @@ def _python(*arguments: str, isa: str) -> subprocess.CompletedProcess:
 
 
 def test_the_choice_is_one_of_the_available():
-    features = native.load().cpu_features()
+    features = library.load().cpu_features()
     assert features["isa"] in features["available"] and features["available"][-1] == "portable"
     assert set(features["available"]) <= set(KNOWN)
     assert features["isa"] == (os.environ.get("FDPP_CPU_ISA") or features["available"][0])
@@ -44,10 +44,10 @@ def test_the_choice_is_one_of_the_available():
 
 @pytest.mark.parametrize("isa", KNOWN)
 def test_instruction_set(isa):
-    available = native.load().cpu_features()["available"]
+    available = library.load().cpu_features()["available"]
     if isa not in available:
         pytest.skip(f"this processor runs {', '.join(available)}")
-    if isa == native.load().cpu_features()["isa"]:
+    if isa == library.load().cpu_features()["isa"]:
         pytest.skip("the rest of this run uses it")
     result = _python("-m", "pytest", "-q", "-x", "-k", "cpu", "-p", "no:cacheprovider", *REDUCED, isa=isa)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
@@ -55,11 +55,11 @@ def test_instruction_set(isa):
 
 @pytest.mark.parametrize("isa", ["amx", "avx1024", "AVX2", "avx2;portable"])
 def test_an_instruction_set_that_is_not_there_raises_at_load(isa):
-    if isa in native.load().cpu_features()["available"]:
+    if isa in library.load().cpu_features()["available"]:
         pytest.skip("this processor has it")
     result = _python("-c", "import fdpp", isa=isa)
     assert result.returncode == 1, "a Python exception, not a crash"
     message = result.stderr.splitlines()[-1]
-    available = ", ".join(native.load().cpu_features()["available"])
+    available = ", ".join(library.load().cpu_features()["available"])
     assert f"({available})" in message and message.endswith(f"got {isa}"), message
     assert "pip install" not in result.stderr, "building again brings no instruction set"

@@ -73,14 +73,14 @@ def is_gpu(backend) -> bool:
 
 
 def takes_torch(backend, problem: Problem) -> bool:
-    host, index = backend.linear_host()
+    library, index = backend.library()
     (n, k), m = problem.weight.shape, problem.x[..., 0].numel()
-    return host.choice(str(problem.x.dtype).removeprefix("torch."), n, k, m, index)["impl"] == "aten"
+    return library.choice(str(problem.x.dtype).removeprefix("torch."), n, k, m, index)["impl"] == "aten"
 
 
 def configs(backend, dtype) -> range:
-    host, index = backend.linear_host()
-    return range(host.flat_gemm_configs(str(dtype).removeprefix("torch."), index))
+    library, index = backend.library()
+    return range(library.flat_gemm_configs(str(dtype).removeprefix("torch."), index))
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 7])
@@ -207,8 +207,8 @@ def test_nan_stays_in_its_row_and_column(backend, dtype, ops, name):
 
 def test_every_implementation_of_linear_is_reached(backend):
     """The shapes of ``test_linear`` take all three ways."""
-    host, index = backend.linear_host()
+    library, index = backend.library()
     dtype = str(backend.dtypes[0]).removeprefix("torch.")
     ms = (1, 2, 8, 17, 64, 65, 130)
-    choices = {host.choice(dtype, n, k, m, index)["impl"] for n, k in sizes(backend) for m in ms}
+    choices = {library.choice(dtype, n, k, m, index)["impl"] for n, k in sizes(backend) for m in ms}
     assert choices == {"gemv", "flat_gemm", "aten"}

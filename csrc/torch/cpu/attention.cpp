@@ -3,9 +3,9 @@
 
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
-#include "torch/cpu/cpu_threads.h"
 #include "torch/arguments/attention.h"
 #include "torch/arguments/cache.h"
+#include "torch/cpu/cpu_threads.h"
 
 namespace fdpp {
 

@@ -1,9 +1,9 @@
 // rms_norm, add_rms_norm, silu_mul and rope_append of the CPU: checked positions and pages, threads.
+#include "torch/arguments/fused.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
-#include "torch/cpu/cpu_threads.h"
 #include "torch/arguments/cache.h"
-#include "torch/arguments/fused.h"
+#include "torch/cpu/cpu_threads.h"
 
 namespace fdpp {
 

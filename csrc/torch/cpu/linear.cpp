@@ -1,9 +1,9 @@
 // gemv, flat_gemm and linear of the CPU.
+#include "torch/arguments/linear.h"
+#include "common/linear_choice.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
 #include "torch/cpu/cpu_threads.h"
-#include "torch/arguments/linear.h"
-#include "common/linear_choice.h"
 
 namespace fdpp {
 

@@ -1,8 +1,8 @@
 // The operators on meta tensors: the checks of the real ones, and a result without data. They are for the fakes of
 // Python (fdpp/rules/fakes.py), which see symbolic sizes where this library sees numbers only; hence namespaces of
 // their own: one with the checks of every backend, one with those of the GPUs on top.
-#include "torch/gpu_operators.h"
 #include "torch/arguments/schemas.h"
+#include "torch/gpu_operators.h"
 
 namespace fdpp {
 

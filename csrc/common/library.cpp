@@ -1,0 +1,35 @@
+#include "common/library.h"
+
+#include <stdexcept>
+
+#include "common/linear_choice.h"
+
+namespace fdpp {
+
+std::string Library::device_name(int device) const { return linear_device(device); }
+
+int Library::flat_gemm_configs(int device, DType dtype) const { return fdpp::flat_gemm_configs(device, dtype); }
+
+void Library::set_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows) const {
+  set_linear_table(device_name, rows);
+}
+
+void Library::clear_tables() const { clear_linear_tables(); }
+
+Choice Library::choice(int device, DType dtype, int64_t N, int64_t K, int64_t M) const {
+  return choose_linear(device, dtype, N, K, M);
+}
+
+void Library::set_batch_invariant(bool on) const { fdpp::set_batch_invariant(on); }
+
+std::string Library::architectures() const { return ""; }
+
+Library::Features Library::cpu_features() const { throw std::invalid_argument("this library has no CPU kernels"); }
+
+double Library::measure_read_bandwidth(int64_t, int) const {
+  throw std::invalid_argument("this library has no CPU kernels");
+}
+
+void Library::set_seed(uint64_t) const { throw std::invalid_argument("this library simulates no GPU"); }
+
+}  // namespace fdpp

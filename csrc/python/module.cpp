@@ -1,0 +1,169 @@
+// fdpp._host: the host functions of fdpp's libraries, typed, for Python. It links against none of them and knows no
+// torch: a library is opened by its path, and answers through the object that it exports (common/library.h).
+#include <dlfcn.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "common/library.h"
+#include "common/linear_choice.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using fdpp::Choice;
+using fdpp::DataflowTable;
+using fdpp::DType;
+using fdpp::Impl;
+
+constexpr std::array kDTypes = {DType::f32, DType::bf16, DType::f16};
+constexpr std::array kImpls = {Impl::gemv, Impl::flat_gemm, Impl::aten};
+constexpr const char* kSources[] = {"table", "rule", "batch_invariant"};
+
+template <typename Values>
+auto parse(const char* what, const std::string& name, const Values& values) {
+  std::string names;
+  for (const auto value : values) {
+    if (name == name_of(value)) return value;
+    names += (names.empty() ? "" : ", ") + std::string(name_of(value));
+  }
+  throw std::invalid_argument(what + (" must be one of " + names) + "; got '" + name.substr(0, 80) + "'");
+}
+
+class LoadedLibrary {
+ public:
+  explicit LoadedLibrary(const std::string& path) {
+    void* const handle = dlopen(path.c_str(), RTLD_NOW);  // stays open: operators live in it
+    if (handle == nullptr) throw py::import_error(dlerror());
+    void* const symbol = dlsym(handle, "fdpp_library");
+    if (symbol == nullptr) throw py::import_error(path + " is no library of this version of fdpp");
+    library_ = reinterpret_cast<const fdpp::Library* (*)()>(symbol)();
+  }
+
+  const fdpp::Library* operator->() const { return library_; }
+
+ private:
+  const fdpp::Library* library_;
+};
+
+using TableRow = std::tuple<std::string, int64_t, int64_t, int64_t, std::string, int>;
+
+void set_table(const LoadedLibrary& library, const std::string& device_name, const std::vector<TableRow>& rows) {
+  std::vector<DataflowTable::Row> parsed;
+  parsed.reserve(rows.size());
+  for (const auto& [dtype, N, K, M, impl, config] : rows) {
+    parsed.push_back({parse("dtype", dtype, kDTypes), N, K, M, parse("impl", impl, kImpls), config});
+  }
+  library->set_table(device_name, parsed);
+}
+
+py::dict choice(const LoadedLibrary& library, const std::string& dtype, int64_t N, int64_t K, int64_t M, int index) {
+  const Choice found = library->choice(index, parse("dtype", dtype, kDTypes), N, K, M);
+  py::dict result;
+  result["impl"] = name_of(found.impl);
+  result["config"] = found.config;
+  result["source"] = kSources[static_cast<int>(found.source)];
+  return result;
+}
+
+py::dict cpu_features(const LoadedLibrary& library) {
+  const fdpp::Library::Features found = library->cpu_features();
+  py::dict result;
+  result["isa"] = found.isa;
+  result["available"] = found.available;
+  result["device"] = found.device;
+  return result;
+}
+
+double measure_read_bandwidth(const LoadedLibrary& library, int64_t num_bytes, int repeats) {
+  if (num_bytes < 1 || repeats < 1) {
+    throw std::invalid_argument("num_bytes and repeats must be at least 1; got " + std::to_string(num_bytes) + ", " +
+                                std::to_string(repeats));
+  }
+  return library->measure_read_bandwidth(num_bytes, repeats);
+}
+
+bool advise_huge_pages(uintptr_t address, int64_t num_bytes) {
+#if defined(__linux__)
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (address + page - 1) / page * page;
+  const uintptr_t end = (address + static_cast<uintptr_t>(num_bytes)) / page * page;
+  return end > begin && madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE) == 0;
+#else
+  (void)address, (void)num_bytes;
+  return false;
+#endif
+}
+
+py::dict build_info() {
+  py::dict result;
+  result["compiler"] = __VERSION__;
+  result["torch_target"] = FDPP_TORCH_TARGET;
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, m) {
+  using namespace py::literals;
+  m.doc() = "The host functions of fdpp's compiled libraries. Loading them is the work of fdpp.library.";
+  m.def("build_info", &build_info, "The ``compiler`` of this build, and the version of torch's ABI that it targets.");
+  m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "num_bytes"_a,
+        "Ask the system to back the whole pages of memory that nobody has touched yet with huge ones. False where it "
+        "cannot; the memory stays as it is.");
+  py::class_<LoadedLibrary>(
+      m, "Library",
+      "A compiled library of fdpp. Devices have a number: that of the GPU, 0 for the CPU. What is "
+      "refused raises a ValueError.")
+      .def(py::init<const std::string&>(), "path"_a, "Raises ImportError for a file that is none.")
+      .def(
+          "device_name", [](const LoadedLibrary& library, int index) { return library->device_name(index); },
+          "index"_a = 0, py::call_guard<py::gil_scoped_release>(),
+          "The name by which dataflow tables know a device. Of a GPU, this starts its driver.")
+      .def(
+          "flat_gemm_configs",
+          [](const LoadedLibrary& library, const std::string& dtype, std::optional<int> index) {
+            return library->flat_gemm_configs(index.value_or(fdpp::kAnyDevice), parse("dtype", dtype, kDTypes));
+          },
+          "dtype"_a, "index"_a = py::none(),
+          "Number of tile configurations of ``flat_gemm`` for a dtype on a device, or the most that any device has.")
+      .def(
+          "set_table", &set_table, "device_name"_a, "rows"_a,
+          "Replace the dataflow table of a device: rows of (dtype, N, K, M, impl, config). Where a row names something "
+          "unknown, the table in force stays.")
+      .def(
+          "clear_tables", [](const LoadedLibrary& library) { library->clear_tables(); },
+          "Forget the dataflow tables of all devices.")
+      .def("choice", &choice, "dtype"_a, "N"_a, "K"_a, "M"_a, "index"_a = 0,
+           "What ``linear`` does for a shape: ``impl``, ``config`` of ``flat_gemm`` (-1 elsewhere), and the ``source`` "
+           "of the choice: table, rule or batch_invariant.")
+      .def(
+          "set_batch_invariant", [](const LoadedLibrary& library, bool on) { library->set_batch_invariant(on); },
+          "on"_a, "Whether ``linear`` takes one implementation and one split for every M.")
+      .def(
+          "architectures", [](const LoadedLibrary& library) { return library->architectures(); },
+          "What the kernels of a GPU's library were compiled for; empty for others.")
+      .def(
+          "cpu_features", &cpu_features,
+          "Of the CPU's library: the instruction set in use (``isa``), those ``available``, and the ``device`` name of "
+          "dataflow tables.")
+      .def("measure_read_bandwidth", &measure_read_bandwidth, "num_bytes"_a, "repeats"_a,
+           py::call_guard<py::gil_scoped_release>(),
+           "Bytes per second that torch's threads read from memory, best of ``repeats`` passes over ``num_bytes``. "
+           "Raises MemoryError where there is no room for the buffer.")
+      .def(
+          "set_seed", [](const LoadedLibrary& library, uint64_t seed) { library->set_seed(seed); }, "seed"_a,
+          "Of the simulation: the order in which later calls run the threads of a block.");
+}

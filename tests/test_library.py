@@ -1,0 +1,108 @@
+"""fdpp.library and fdpp._host: what the compiled libraries answer, and how they refuse."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fdpp import _host, library
+
+ROOT = Path(__file__).parents[1]
+REFUSED = {
+    "device_name": ((99,), "there is no machine 99"),
+    "flat_gemm_configs": (("int8",), "dtype must be one of float32, bfloat16, float16; got 'int8'"),
+    "choice": (("int8", 1, 1, 1), "dtype must be one of"),
+    "set_table": (("x", [("bfloat16", 8, 8, 1, "gemm", -1)]), "impl must be one of gemv, flat_gemm, aten; got 'gemm'"),
+    "cpu_features": ((), "this library has no CPU kernels"),
+    "measure_read_bandwidth": ((0, 1), "num_bytes and repeats must be at least 1; got 0, 1"),
+}
+
+
+@pytest.mark.parametrize("method", REFUSED)
+def test_what_is_refused_is_a_value_error(method):
+    arguments, message = REFUSED[method]
+    with pytest.raises(ValueError, match=message):
+        getattr(library.load("simt"), method)(*arguments)
+
+
+@pytest.mark.parametrize("row", [("float16", 8, 8, 65, "flat_gemm", 0), ("float16", 8, 8, 1, "gemv", 0)])
+def test_a_bad_row_leaves_the_table_in_force(row):
+    simt = library.load("simt")
+    simt.set_table("simt:nvidia", [("float16", 24, 40, 1, "aten", -1)])
+    try:
+        with pytest.raises(ValueError, match="flat_gemm serves M|config of gemv"):
+            simt.set_table("simt:nvidia", [row])
+        assert simt.choice("float16", 24, 40, 1) == {"impl": "aten", "config": -1, "source": "table"}
+    finally:
+        simt.clear_tables()
+
+
+def test_types_are_checked():
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        library.load().choice("float32", "8", 8, 1)
+
+
+def test_no_room_for_the_buffer():
+    with pytest.raises(MemoryError):
+        library.load().measure_read_bandwidth(1 << 60, 1)
+
+
+def test_the_seed_belongs_to_the_simulation():
+    with pytest.raises(ValueError, match="this library simulates no GPU"):
+        library.load().set_seed(1)
+
+
+def test_a_file_that_is_no_library(tmp_path):
+    with pytest.raises(ImportError, match="cannot open shared object file"):
+        _host.Library(str(tmp_path / "nothing.so"))
+    text = tmp_path / "text.so"
+    text.write_text("no library")
+    with pytest.raises(ImportError, match="file too short|invalid ELF header"):
+        _host.Library(str(text))
+    with pytest.raises(ImportError, match="is no library of this version of fdpp"):
+        _host.Library(_host.__file__)
+
+
+@pytest.mark.parametrize(
+    ("backend", "command"), [("cpu", "with `pip install"), ("hip", "with `FDPP_BACKENDS=cpu,hip pip install")]
+)
+def test_a_library_that_is_not_there_says_how_to_build_it(monkeypatch, tmp_path, backend, command):
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    library.load.cache_clear()
+    try:
+        with pytest.raises(ImportError, match=f"no libfdpp_{backend}.*\\.so in .*{command}"):
+            library.load(backend)
+    finally:
+        library.load.cache_clear()
+
+
+def test_the_stub_names_what_the_module_has():
+    """fdpp/_host.pyi is what type checkers see."""
+    stub = {
+        node.name: node for node in ast.parse((ROOT / "fdpp" / "_host.pyi").read_text()).body if hasattr(node, "name")
+    }
+    written = {name for name, node in stub.items() if not (isinstance(node, ast.ClassDef) and node.bases)}
+    assert written == {name for name in vars(_host) if not name.startswith("__")}
+    methods = {node.name for node in stub["Library"].body} - {"__init__"}
+    assert methods == {name for name in vars(_host.Library) if not name.startswith("_")}
+    assert all(getattr(_host.Library, name).__doc__ for name in methods)
+
+
+def test_reading_bandwidth_lets_other_threads_run():
+    """The interpreter's lock is released while memory is read."""
+    code = """
+import threading, time
+from fdpp import library
+ticks = []
+thread = threading.Thread(target=lambda: [ticks.append(time.sleep(0.01)) for _ in range(5)])
+thread.start()
+library.load().measure_read_bandwidth(1 << 28, 20)
+assert len(ticks) >= 2, ticks
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
