@@ -6,7 +6,8 @@
 #define FDPP_DEVICE
 #endif
 
-// In front of a loop that keeps its arrays in registers only when it is unrolled, wholly or by a constant; likewise.
+// In front of a loop that keeps its arrays in registers only when it is unrolled, wholly or by a constant. Compilers of
+// GPUs define them (device.h); the host's compiler unrolls as it likes.
 #ifndef FDPP_UNROLL
 #define FDPP_UNROLL
 #define FDPP_UNROLL_BY(count)

@@ -45,8 +45,8 @@ struct AttentionParams {
   int tile;                    // GPU: attention_tiles.h
   void* out;                   // [B, Sq, Hq, D], contiguous
   int64_t* rereference_count;  // [Hq] or null
-  float*
-      partial;  // CPU: [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes; GPU: attention_block.h
+  // CPU: [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes. GPU: attention_block.h.
+  float* partial;
   int64_t capacity;   // slots per sequence
   int32_t* arrivals;  // GPU: attention_block.h
 };
@@ -64,7 +64,7 @@ struct LinearParams {
   void* out;         // [M, out_columns()], contiguous, of out_dtype
   DType out_dtype;
   void* packed_x;  // CPU: scratch of packed_x_bytes()
-  // What becomes of the product; the GPU kernels do it on the way (linear_epilogue.h), others as in FinishParams.
+  // What becomes of the product; the GPU kernels do it on the way (linear_epilogue.h), others as in EpilogueParams.
   bool gated;            // rows 2 i and 2 i + 1 of the weight are gate and up of column i: silu(gate) * up
   const void* residual;  // [M, out_columns()], of out_dtype, or null: is added
   int64_t residual_stride;
@@ -77,15 +77,15 @@ struct GemvParams {
 
 struct FlatGemmParams {
   LinearParams linear;
-  int columns;        // that M is padded to: 8, 16, 32 or 64; more rows of x make more tiles
+  int padded_m;       // what M is padded to: 8, 16, 32 or 64; more rows of x make more tiles
   int tile;           // of kFlatTiles
   int64_t blocks;     // flat_plan.h
   float* partial;     // [blocks, 2, tile]; null: no tile is shared between blocks
-  int32_t* arrivals;  // [tiles], 0 before and after; likewise
+  int32_t* arrivals;  // [tiles], 0 before and after; null as above
 };
 
 // What is left to do with the product of an implementation that knows neither gates nor residual.
-struct FinishParams {
+struct EpilogueParams {
   LinearParams linear;
   const void* product;  // [M, N], contiguous, bias included
 };

@@ -3,8 +3,10 @@
 //
 // One step multiplies 32 rows of W (two left tiles) by 32 rows of x (two right tiles) over 32 elements of K:
 //
-//     C[n][m] += sum_k W[n][k] * X[k][m],   right tile: 16 rows of pairs, row k / 2 holds x[m][k], x[m][k + 1] for each m
-//     (Intel 64 and IA-32 Architectures SDM, TDPBF16PS).
+//     C[n][m] += sum_k W[n][k] * X[k][m]
+//
+// The right tile has 16 rows of pairs: row k / 2 holds x[m][k], x[m][k + 1] for each m
+// (Intel 64 and IA-32 Architectures SDM, TDPBF16PS).
 //
 // `Tiles` gives the instructions: AmxTiles on hardware, a model of them in tests/cpp.
 #pragma once

@@ -20,8 +20,8 @@ namespace fdpp::cpu {
 template <typename V, typename T, int D>
 struct AttentionKernels {
   using F = typename V::F;
-  using P = Product<V, T>;
-  using Packed = typename P::Packed;
+  using Product = cpu::Product<V, T>;
+  using Packed = typename Product::Packed;
   static constexpr int kTile = kAttentionTile;
   static constexpr int kRows = 4;     // rows that share the loads of V
   static constexpr int kVectors = 4;  // vectors of a head that o += p V keeps in registers
@@ -43,7 +43,7 @@ struct AttentionKernels {
     }
   };
   static_assert(sizeof(Row) == attention_row_floats(D) * sizeof(float));
-  static_assert((D + P::step - 1) / P::step * P::step * sizeof(Packed) <= sizeof(Row::packed_q));
+  static_assert((D + Product::step - 1) / Product::step * Product::step * sizeof(Packed) <= sizeof(Row::packed_q));
 
   struct Tile {
     const T* k[kTile];
@@ -73,7 +73,7 @@ struct AttentionKernels {
 
   // t = logit * log2(e) of one row for a tile, -infinity where masked; returns the maximum.
   FDPP_INLINE static float logits(float* t, const Packed* q, const Tile& tile, const RowView& view, float softcap) {
-    constexpr int kWhole = D / P::step * P::step;
+    constexpr int kFullVectors = D / Product::step * Product::step;
     F most = V::broadcast(-INFINITY);
     for (int j = 0; j < tile.keys; j += V::width) {
       F dots[V::width];
@@ -81,8 +81,11 @@ struct AttentionKernels {
         const T* k = tile.k[j + i];
         F sum = V::zero();
 #pragma GCC unroll 4
-        for (int d = 0; d < kWhole; d += P::step) sum = P::mac(sum, P::load_x(q + d), P::load_weight(k + d));
-        if constexpr (kWhole < D) sum = P::mac(sum, P::load_x(q + kWhole), P::load_weight(k + kWhole, D - kWhole));
+        for (int d = 0; d < kFullVectors; d += Product::step)
+          sum = Product::mac(sum, Product::load_x(q + d), Product::load_weight(k + d));
+        if constexpr (kFullVectors < D)
+          sum = Product::mac(sum, Product::load_x(q + kFullVectors),
+                             Product::load_weight(k + kFullVectors, D - kFullVectors));
         dots[i] = sum;
       }
       F x = V::sum_each(dots);
@@ -144,9 +147,10 @@ struct AttentionKernels {
   template <int Rows>
   FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile) {
     constexpr int kStride = kVectors * V::width;
-    constexpr int kWhole = D / kStride * kStride;
-    for (int d = 0; d < kWhole; d += kStride) accumulate<Rows, kVectors>(rows, p, rescale, tile, d);
-    if constexpr (kWhole < D) accumulate<Rows, (D - kWhole) / V::width>(rows, p, rescale, tile, kWhole);
+    constexpr int kFullVectors = D / kStride * kStride;
+    for (int d = 0; d < kFullVectors; d += kStride) accumulate<Rows, kVectors>(rows, p, rescale, tile, d);
+    if constexpr (kFullVectors < D)
+      accumulate<Rows, (D - kFullVectors) / V::width>(rows, p, rescale, tile, kFullVectors);
   }
 
   static void split(const AttentionParams& p, int b, int h, int split) {
@@ -186,8 +190,8 @@ struct AttentionKernels {
     row.r = p.phi != nullptr ? first_reference(p.phi[head]) : 0.0f;
     const T* q = static_cast<const T*>(p.q) + b * p.q_batch_stride + token * p.q_token_stride + head * p.q_head_stride;
     int d = 0;
-    for (; d + P::step <= D; d += P::step) P::pack(row.q() + d, q + d);
-    if (d < D) P::pack(row.q() + d, q + d, D - d);
+    for (; d + Product::step <= D; d += Product::step) Product::pack(row.q() + d, q + d);
+    if (d < D) Product::pack(row.q() + d, q + d, D - d);
   }
 
   // Fills t with the probabilities of one row for a tile, updates its l and r, returns the factor for its o.

@@ -63,8 +63,8 @@ void gemv(const Kernels& kernels, const LinearParams& p, const Threads& threads)
 
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& p) {
   const int configs = kernels.flat_gemm_configs(p.dtype);
-  if (configs > kNumFlatGemmConfigs) return configs - 1;  // tiles
-  return 1;
+  // The last configuration is AMX, where the CPU has it.
+  return configs > kNumFlatGemmConfigs ? configs - 1 : 1;
 }
 
 void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const Threads& threads) {
@@ -72,10 +72,10 @@ void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const 
   for_each_columns(p, threads, [&](int64_t begin, int64_t end) { kernels.flat_gemm(p, config, begin, end); });
 }
 
-void finish_linear(const Kernels& kernels, const FinishParams& p, const Threads& threads) {
+void linear_epilogue(const Kernels& kernels, const EpilogueParams& p, const Threads& threads) {
   const int64_t row_bytes = p.linear.N * size_of(p.linear.dtype);
   for_each_rows(threads, p.linear.M, row_bytes,
-                [&](int64_t begin, int64_t end) { kernels.finish_linear(p, begin, end); });
+                [&](int64_t begin, int64_t end) { kernels.linear_epilogue(p, begin, end); });
 }
 
 void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {

@@ -11,12 +11,12 @@ namespace fdpp::cpu {
 int plan_attention_splits(const AttentionParams& params, int64_t max_keys, const Threads& threads);
 void decode_attention(const Kernels& kernels, const AttentionParams& params, const Threads& threads);
 
-// Both want params.packed_x of kernels.packed_x_bytes(params, config); kGemv is the GEMV's config.
+// The caller allocates params.packed_x with packed_x_bytes(params, config). The config of gemv is kGemv.
 void gemv(const Kernels& kernels, const LinearParams& params, const Threads& threads);
 void flat_gemm(const Kernels& kernels, const LinearParams& params, int config, const Threads& threads);
 // The configuration for shapes that no table names.
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& params);
-void finish_linear(const Kernels& kernels, const FinishParams& params, const Threads& threads);
+void linear_epilogue(const Kernels& kernels, const EpilogueParams& params, const Threads& threads);
 
 void rms_norm(const Kernels& kernels, const NormParams& params, const Threads& threads);
 void silu_mul(const Kernels& kernels, const SiluMulParams& params, const Threads& threads);

@@ -89,14 +89,14 @@ struct FusedKernels {
     __builtin_memcpy(second, halves[1], sizeof second);
   }
 
-  static void finish_linear(const FinishParams& params, int64_t begin, int64_t end) {
+  static void linear_epilogue(const EpilogueParams& params, int64_t begin, int64_t end) {
     if (params.linear.out_dtype == DType::f32) return finish<float>(params, begin, end);
     finish<T>(params, begin, end);
   }
 
   // R: storage type of the residual and the result.
   template <typename R>
-  static void finish(const FinishParams& params, int64_t begin, int64_t end) {
+  static void finish(const EpilogueParams& params, int64_t begin, int64_t end) {
     const LinearParams& p = params.linear;
     const int64_t columns = out_columns(p);
     for (int64_t row = begin; row < end; ++row) {

@@ -89,8 +89,8 @@ struct IsaTable {
   static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::rms_norm(p, begin, end))
   }
-  static void finish_linear(const FinishParams& p, int64_t begin, int64_t end) {
-    FDPP_WITH_TYPE(p.linear.dtype, FusedKernels<V, T>::finish_linear(p, begin, end))
+  static void linear_epilogue(const EpilogueParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.linear.dtype, FusedKernels<V, T>::linear_epilogue(p, begin, end))
   }
   static void silu_mul(const SiluMulParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::silu_mul(p, begin, end))
@@ -111,8 +111,21 @@ struct IsaTable {
   }
 
   static constexpr Kernels kernels(const char* name) {
-    return {name,      attention_split, attention_merge, flat_gemm_configs, packed_x_bytes, pack_x,  gemv,
-            flat_gemm, finish_linear,   rms_norm,        silu_mul,          rope_append,    read_all};
+    return {
+        .name = name,
+        .attention_split = attention_split,
+        .attention_merge = attention_merge,
+        .flat_gemm_configs = flat_gemm_configs,
+        .packed_x_bytes = packed_x_bytes,
+        .pack_x = pack_x,
+        .gemv = gemv,
+        .flat_gemm = flat_gemm,
+        .linear_epilogue = linear_epilogue,
+        .rms_norm = rms_norm,
+        .silu_mul = silu_mul,
+        .rope_append = rope_append,
+        .read_all = read_all,
+    };
   }
 };
 

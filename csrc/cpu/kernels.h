@@ -33,7 +33,7 @@ struct Kernels {
   void (*flat_gemm)(const LinearParams&, int config, int64_t begin, int64_t end);
 
   // Rows [begin, end).
-  void (*finish_linear)(const FinishParams&, int64_t begin, int64_t end);
+  void (*linear_epilogue)(const EpilogueParams&, int64_t begin, int64_t end);
   void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
   void (*silu_mul)(const SiluMulParams&, int64_t begin, int64_t end);
   // Tokens [begin, end) of batch * query_len.

@@ -31,10 +31,10 @@ struct Product {
 
 template <typename V, typename T>
 struct LinearKernels {
-  using P = Product<V, T>;
-  using Packed = typename P::Packed;
+  using Product = cpu::Product<V, T>;
+  using Packed = typename Product::Packed;
 
-  FDPP_INLINE static int64_t padded(int64_t k) { return (k + P::step - 1) / P::step * P::step; }
+  FDPP_INLINE static int64_t padded(int64_t k) { return (k + Product::step - 1) / Product::step * Product::step; }
 
   static int64_t packed_x_bytes(const LinearParams& p) {
     return p.M * padded(p.K) * static_cast<int64_t>(sizeof(Packed));
@@ -47,13 +47,13 @@ struct LinearKernels {
     Packed* to = static_cast<Packed*>(p.packed_x);
     for (int64_t kb = 0; kb < depth.count; ++kb) {
       for (int64_t mb = 0; mb < rows.count; ++mb) {
-        for (int64_t k = depth.begin(kb); k < depth.begin(kb + 1); k += P::step) {
-          for (int64_t m = rows.begin(mb); m < rows.begin(mb + 1); ++m, to += P::step) {
+        for (int64_t k = depth.begin(kb); k < depth.begin(kb + 1); k += Product::step) {
+          for (int64_t m = rows.begin(mb); m < rows.begin(mb + 1); ++m, to += Product::step) {
             const T* from = static_cast<const T*>(p.x) + m * p.x_stride + k;
-            if (k + P::step <= p.K) {
-              P::pack(to, from);
+            if (k + Product::step <= p.K) {
+              Product::pack(to, from);
             } else {
-              P::pack(to, from, static_cast<int>(p.K - k));
+              Product::pack(to, from, static_cast<int>(p.K - k));
             }
           }
         }
@@ -100,10 +100,10 @@ struct LinearKernels {
 
   FDPP_INLINE static Blocks depth_blocks(const LinearParams& p, int config) {
     const int64_t bytes = p.M * p.K * static_cast<int64_t>(sizeof(Packed));
-    if (config == kGemv || bytes <= kXBytes) return {p.K, 1, P::step};
-    const int64_t most = p.K / (4 * P::step) > 0 ? p.K / (4 * P::step) : 1;
+    if (config == kGemv || bytes <= kXBytes) return {p.K, 1, Product::step};
+    const int64_t most = p.K / (4 * Product::step) > 0 ? p.K / (4 * Product::step) : 1;
     const int64_t wanted = (bytes + kXBytes - 1) / kXBytes;
-    return {p.K, wanted < most ? wanted : most, P::step};
+    return {p.K, wanted < most ? wanted : most, Product::step};
   }
 
   // A tile's operands: `length` elements of K of x (packed) and W, and where its sums come from and go to.
@@ -126,26 +126,26 @@ struct LinearKernels {
     }
     const T* w = task.w;
     const int64_t stride = task.w_stride;
-    const int64_t whole = task.length / P::step * P::step;
-    for (int64_t k = 0; k < whole; k += P::step) {
-      typename P::Operand weights[NR];
+    const int64_t whole = task.length / Product::step * Product::step;
+    for (int64_t k = 0; k < whole; k += Product::step) {
+      typename Product::Operand weights[NR];
 #pragma GCC unroll 16
       for (int j = 0; j < NR; ++j) {
-        weights[j] = P::load_weight(w + j * stride + k);
+        weights[j] = Product::load_weight(w + j * stride + k);
         if (Fetch) __builtin_prefetch(task.next + j * stride + k, 0, 3);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
-        const auto value = V::in_register(P::load_x(task.x + k * MR + i * P::step));
+        const auto value = V::in_register(Product::load_x(task.x + k * MR + i * Product::step));
 #pragma GCC unroll 16
-        for (int j = 0; j < NR; ++j) sums[i][j] = P::mac(sums[i][j], value, weights[j]);
+        for (int j = 0; j < NR; ++j) sums[i][j] = Product::mac(sums[i][j], value, weights[j]);
       }
     }
     if (whole < task.length) {
       for (int j = 0; j < NR; ++j) {
-        const auto weights = P::load_weight(w + j * stride + whole, static_cast<int>(task.length - whole));
+        const auto weights = Product::load_weight(w + j * stride + whole, static_cast<int>(task.length - whole));
         for (int i = 0; i < MR; ++i) {
-          sums[i][j] = P::mac(sums[i][j], P::load_x(task.x + whole * MR + i * P::step), weights);
+          sums[i][j] = Product::mac(sums[i][j], Product::load_x(task.x + whole * MR + i * Product::step), weights);
         }
       }
     }

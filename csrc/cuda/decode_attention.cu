@@ -11,7 +11,7 @@ Kernel kernel_of(const AttentionParams& params, int warp_size) {
 }
 
 AttentionTiles attention_tiles(int warp_size, int head_dim, int tile) {
-  return with_policy(warp_size, [&]<typename P>(P) { return P::attention_tiles(head_dim, tile); });
+  return with_policy(warp_size, [&]<typename Arch>(Arch) { return Arch::attention_tiles(head_dim, tile); });
 }
 
 }  // namespace fdpp::gpu

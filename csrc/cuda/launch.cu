@@ -14,8 +14,7 @@
 namespace fdpp::gpu {
 namespace {
 
-// What went wrong, or null. The runtime's memory of it is cleared: whoever asks next would take it for an error of
-// their own.
+// What went wrong, or null. Clears the sticky error, so that a later cudaGetLastError does not report it.
 const char* problem(cudaError_t error) {
   if (error == cudaSuccess) return nullptr;
   static_cast<void>(cudaGetLastError());
@@ -27,7 +26,7 @@ int attribute(cudaDeviceAttr which, int device) {
   return problem(cudaDeviceGetAttribute(&value, which, device)) == nullptr ? value : 0;
 }
 
-// Calls of this thread that a capture of a graph would not allow are not held against it.
+// While an `Uncaptured` lives, calls that are illegal during graph capture (cudaMalloc, ...) do not break the capture.
 class Uncaptured {
  public:
   Uncaptured() : wrong_(problem(cudaThreadExchangeStreamCaptureMode(&mode_))) {}
@@ -44,7 +43,7 @@ class Uncaptured {
 
 // What is computed once and kept, unless it went wrong.
 template <typename Key, typename Value>
-class Memory {
+class Memo {
  public:
   template <typename Make>
   Value get(const Key& key, Make make) {
@@ -64,7 +63,8 @@ class Memory {
 Device describe(int index) {
   const auto value = [&](cudaDeviceAttr which) { return attribute(which, index); };
   const double kilohertz = 1e3, bits = 8.0;
-  const int major = value(cudaDevAttrComputeCapabilityMajor), minor = value(cudaDevAttrComputeCapabilityMinor);
+  const int major = value(cudaDevAttrComputeCapabilityMajor);
+  const int minor = value(cudaDevAttrComputeCapabilityMinor);
   Device device{};
   device.index = index;
   device.warp_size = value(cudaDevAttrWarpSize);
@@ -173,7 +173,7 @@ class GraphCounters {
 }  // namespace
 
 Device device(int index) {
-  static Memory<int, Device> devices;
+  static Memo<int, Device> devices;
   return devices.get(index, [&] { return describe(index); });
 }
 
@@ -186,7 +186,7 @@ DeviceName device_name(int index) {
 }
 
 Residency residency(const Kernel& kernel, int device) {
-  static Memory<std::tuple<int, const void*>, Residency> kernels;
+  static Memo<std::tuple<int, const void*>, Residency> kernels;
   return kernels.get({device, kernel.function}, [&] { return prepare(kernel); });
 }
 
@@ -214,7 +214,7 @@ Arrivals arrivals(int64_t count, void* stream, int device) {
   while (size < count) size *= 2;
   static GraphCounters& captured = *new GraphCounters;  // never destroyed: graphs may outlive what is static
   if (graph != nullptr) return captured.get({device, id, capture, size}, graph);
-  static Memory<std::tuple<int, unsigned long long, int64_t>, Arrivals> counters;
+  static Memo<std::tuple<int, unsigned long long, int64_t>, Arrivals> counters;
   return counters.get({device, id, size}, [&] { return allocate(size); });
 }
 

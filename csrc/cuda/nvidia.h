@@ -22,7 +22,7 @@ struct Nvidia {
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return async_tiles(head_dim, tile); }
-  static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
+  static constexpr FlatTile flat_tile(int padded_m, int tile) { return async_flat_tile(padded_m, tile); }
   static constexpr GemvTile kGemvTile{8, 2, 4};
 
   // Execution
@@ -185,11 +185,13 @@ struct Nvidia {
   template <typename T>
   __device__ __forceinline__ static void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     if constexpr (__is_same(T, f16)) {
-      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
           : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     } else {
-      asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
           : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     }

@@ -14,7 +14,7 @@
 namespace fdpp {
 
 // kLoads: AttentionTiles::states.
-template <typename P, typename T, int D, int kThreads, int kLoads>
+template <typename Arch, typename T, int D, int kThreads, int kLoads>
 class AttentionMerge {
   static constexpr int kStagedFloats = kRowTile * (kMaxSplits + 8);  // l, or r, of all splits: see load_sums()
 
@@ -37,20 +37,20 @@ class AttentionMerge {
   FDPP_INLINE void warps(float* states, int stride, int count, float* partial) const {
     const Sums sums{states + kSumsBegin, states + kSumsBegin + kRowTile, stride, 1};
     weigh(sums, count, partial == nullptr ? sink() : SinkState{0.0f, 0.0f});
-    P::barrier();
+    Arch::barrier();
     const Share share = share_of(count);
     const WarpStates from{states, stride};
     Bytes16 o[kLoads];
     load(o, from, share, share.vector, share.team, count);
     add_up(o, from, sums, share, count, partial, nullptr);
-    const int row = P::thread_index();
+    const int row = Arch::thread_index();
     if (partial != nullptr && row < block_.num_rows) {
-      partial[kRowTile * D + row] = P::shared_load(result_ + row);
-      partial[kRowTile * (D + 1) + row] = P::shared_load(result_ + kRowTile + row);
+      partial[kRowTile * D + row] = Arch::shared_load(result_ + row);
+      partial[kRowTile * (D + 1) + row] = Arch::shared_load(result_ + kRowTile + row);
     }
   }
 
-  // Merges the states of `count` splits into the output; likewise. `scratch` is shared memory of kScratchBytes.
+  // Merges the states of `count` splits into the output, with all threads. `scratch` is shared memory of kScratchBytes.
   FDPP_INLINE void splits(const float* states, int count, float* scratch) const {
     const Sums sums{scratch, scratch + kStagedFloats, 1, kMaxSplits + 8};
     const Share share = share_of(count);
@@ -65,9 +65,9 @@ class AttentionMerge {
       load_sums(some, states, begin, count);
       store_sums(some, sums, begin, count);
     }
-    P::barrier();
+    Arch::barrier();
     weigh(sums, count, sink);
-    P::barrier();
+    Arch::barrier();
     add_up(o, from, sums, share, count, nullptr, scratch);
   }
 
@@ -77,7 +77,7 @@ class AttentionMerge {
   static constexpr int kSumVectors = 2 * kRowTile / kVector;  // l and r of a state
   static constexpr int kStaged = 2;                           // of those, on their way to one thread together
   static constexpr int kTeam = kThreads / kRowTile;           // lanes that share a row
-  static_assert(kThreads % kRowTile == 0 && P::kWarpSize % kTeam == 0 && kStagedFloats >= kThreads * kVector);
+  static_assert(kThreads % kRowTile == 0 && Arch::kWarpSize % kTeam == 0 && kStagedFloats >= kThreads * kVector);
 
   // l and r of states in shared memory, r after l's. Weights take the place of r.
   struct Sums {
@@ -91,13 +91,13 @@ class AttentionMerge {
     int stride;
     FDPP_INLINE Bytes16 load(int state, int vector) const {
       const int row = vector / kVectors, element = vector % kVectors * kVector;
-      return P::shared_load(reinterpret_cast<const Bytes16*>(first + state * stride + row * kRowStride + element));
+      return Arch::shared_load(reinterpret_cast<const Bytes16*>(first + state * stride + row * kRowStride + element));
     }
   };
   struct SplitStates {
     const float* first;
     FDPP_INLINE Bytes16 load(int state, int vector) const {
-      return P::coherent_load16(first + state * attention_state_floats(D) + vector * kVector);
+      return Arch::coherent_load16(first + state * attention_state_floats(D) + vector * kVector);
     }
   };
 
@@ -108,7 +108,7 @@ class AttentionMerge {
   };
   FDPP_INLINE Share share_of(int count) const {
     const int vectors = block_.num_rows * kVectors, idle = kThreads / vectors, useful = (count + kLoads - 1) / kLoads;
-    const int teams = idle < useful ? idle : useful, thread = P::thread_index(), team = thread / vectors;
+    const int teams = idle < useful ? idle : useful, thread = Arch::thread_index(), team = thread / vectors;
     if (teams <= 1) return {vectors, 1, 0, thread};
     return {vectors, teams, team, team < teams ? thread % vectors : vectors};
   }
@@ -134,7 +134,7 @@ class AttentionMerge {
       for (int i = 0; i < kLoads; ++i) {
         const int state = first + i * share.teams;
         if (state < count) {
-          const float weight = P::shared_load(sums.r + sums.at(state, vector / kVectors));
+          const float weight = Arch::shared_load(sums.r + sums.at(state, vector / kVectors));
           FDPP_UNROLL
           for (int e = 0; e < kVector; ++e) sum[e] += weight * bits_to_float(o[i].words[e]);
         }
@@ -142,7 +142,7 @@ class AttentionMerge {
       first += kLoads * share.teams;
       if (first >= count) {
         if (share.teams > 1) {
-          P::shared_store(reinterpret_cast<Bytes16*>(scratch) + share.team * share.vectors + vector, bytes(sum));
+          Arch::shared_store(reinterpret_cast<Bytes16*>(scratch) + share.team * share.vectors + vector, bytes(sum));
         } else {
           emit(sum, vector, partial);
         }
@@ -154,11 +154,11 @@ class AttentionMerge {
       load(o, states, share, vector, first, count);
     }
     if (share.teams == 1) return;
-    P::barrier();
-    const int vector = P::thread_index();
+    Arch::barrier();
+    const int vector = Arch::thread_index();
     if (vector >= share.vectors) return;
     for (int team = 0; team < share.teams; ++team) {
-      const Bytes16 part = P::shared_load(reinterpret_cast<const Bytes16*>(scratch) + team * share.vectors + vector);
+      const Bytes16 part = Arch::shared_load(reinterpret_cast<const Bytes16*>(scratch) + team * share.vectors + vector);
       FDPP_UNROLL
       for (int e = 0; e < kVector; ++e) sum[e] += bits_to_float(part.words[e]);
     }
@@ -166,14 +166,14 @@ class AttentionMerge {
   }
 
   FDPP_INLINE void emit(const float (&o)[kVector], int vector, float* partial) const {
-    if (partial != nullptr) return P::store16(partial + vector * kVector, bytes(o));
+    if (partial != nullptr) return Arch::store16(partial + vector * kVector, bytes(o));
     const int row = vector / kVectors;
-    const float sum = P::shared_load(result_ + row);
+    const float sum = Arch::shared_load(result_ + row);
     const int64_t token = int64_t{block_.batch} * p_.query_len + block_.token(p_, row);
     T* const out =
         static_cast<T*>(p_.out) + (token * p_.query_heads + block_.head(p_, row)) * D + vector % kVectors * kVector;
     FDPP_UNROLL
-    for (int e = 0; e < kVector; ++e) out[e] = narrow<P, T>(sum == 0.0f ? 0.0f : o[e] / sum);
+    for (int e = 0; e < kVector; ++e) out[e] = narrow<Arch, T>(sum == 0.0f ? 0.0f : o[e] / sum);
   }
 
   FDPP_INLINE static Bytes16 bytes(const float (&x)[kVector]) {
@@ -186,23 +186,23 @@ class AttentionMerge {
   FDPP_INLINE void load_sums(Bytes16 (&x)[kStaged], const float* states, int begin, int count) const {
     FDPP_UNROLL
     for (int i = 0; i < kStaged; ++i) {
-      const int item = begin + i * kThreads + P::thread_index(), state = item / kSumVectors,
+      const int item = begin + i * kThreads + Arch::thread_index(), state = item / kSumVectors,
                 vector = item % kSumVectors;
       if (stored(vector) && state < count) {
-        x[i] = P::coherent_load16(states + state * attention_state_floats(D) + kRowTile * D + vector * kVector);
+        x[i] = Arch::coherent_load16(states + state * attention_state_floats(D) + kRowTile * D + vector * kVector);
       }
     }
   }
   FDPP_INLINE void store_sums(const Bytes16 (&x)[kStaged], const Sums& sums, int begin, int count) const {
     FDPP_UNROLL
     for (int i = 0; i < kStaged; ++i) {
-      const int item = begin + i * kThreads + P::thread_index(), state = item / kSumVectors,
+      const int item = begin + i * kThreads + Arch::thread_index(), state = item / kSumVectors,
                 vector = item % kSumVectors;
       if (!stored(vector) || state >= count) continue;
       float* const to = vector * kVector < kRowTile ? sums.l : sums.r;
       FDPP_UNROLL
       for (int e = 0; e < kVector; ++e) {
-        P::shared_store(to + sums.at(state, vector * kVector % kRowTile + e), bits_to_float(x[i].words[e]));
+        Arch::shared_store(to + sums.at(state, vector * kVector % kRowTile + e), bits_to_float(x[i].words[e]));
       }
     }
   }
@@ -211,25 +211,25 @@ class AttentionMerge {
 
   // The sink of the row whose states this thread weighs: none of a row that does not exist.
   FDPP_INLINE SinkState sink() const {
-    const int row = P::thread_index() / kTeam;
+    const int row = Arch::thread_index() / kTeam;
     if (p_.sinks == nullptr || row >= block_.num_rows) return {0.0f, 0.0f};
     const int head = block_.head(p_, row);
-    return sink_state<WideGuard, P>(p_.sinks[head], p_.phi != nullptr ? p_.phi[head] : 0.0f);
+    return sink_state<WideGuard, Arch>(p_.sinks[head], p_.phi != nullptr ? p_.phi[head] : 0.0f);
   }
 
   // r of each state becomes its weight; l and r of the result.
   FDPP_INLINE void weigh(const Sums& sums, int count, const SinkState& sink) const {
-    const int row = P::thread_index() / kTeam, member = P::thread_index() % kTeam;
+    const int row = Arch::thread_index() / kTeam, member = Arch::thread_index() % kTeam;
     const bool exists = row < block_.num_rows;
     MergeReference reference;
     for (int s = member; exists && s < count; s += kTeam) {
-      reference.add(P::shared_load(sums.r + sums.at(s, row)), P::shared_load(sums.l + sums.at(s, row)));
+      reference.add(Arch::shared_load(sums.r + sums.at(s, row)), Arch::shared_load(sums.l + sums.at(s, row)));
     }
     reference.add(sink.reference, sink.l);
     float most = reference.any ? reference.r_max : -INFINITY;
     FDPP_UNROLL
     for (int mask = 1; mask < kTeam; mask *= 2) {
-      const float other = P::shuffle_xor(most, mask);
+      const float other = Arch::shuffle_xor(most, mask);
       most = other > most ? other : most;
     }
     reference = {most > -INFINITY ? most : 0.0f, most > -INFINITY};
@@ -237,19 +237,19 @@ class AttentionMerge {
     float sum = 0.0f;
     for (int s = member; exists && s < count; s += kTeam) {
       float* const r = sums.r + sums.at(s, row);
-      const float part = P::shared_load(sums.l + sums.at(s, row));
+      const float part = Arch::shared_load(sums.l + sums.at(s, row));
       // A state that saw no key has o = 0, but its r says nothing.
-      const float weight = part == 0.0f ? 0.0f : reference.weight<P>(P::shared_load(r));
-      P::shared_store(r, weight);
+      const float weight = part == 0.0f ? 0.0f : reference.weight<Arch>(Arch::shared_load(r));
+      Arch::shared_store(r, weight);
       sum += part * weight;
     }
     FDPP_UNROLL
-    for (int mask = 1; mask < kTeam; mask *= 2) sum += P::shuffle_xor(sum, mask);
+    for (int mask = 1; mask < kTeam; mask *= 2) sum += Arch::shuffle_xor(sum, mask);
     // Without a key the row is 0.
-    if (sink.l != 0.0f && sum != 0.0f) sum += sink.l * reference.weight<P>(sink.reference);
+    if (sink.l != 0.0f && sum != 0.0f) sum += sink.l * reference.weight<Arch>(sink.reference);
     if (exists && member == 0) {
-      P::shared_store(result_ + row, sum);
-      P::shared_store(result_ + kRowTile + row, reference.r_max);
+      Arch::shared_store(result_ + row, sum);
+      Arch::shared_store(result_ + kRowTile + row, reference.r_max);
     }
   }
 

@@ -9,7 +9,7 @@ struct AttentionTiles {
   int warps;   // each walks its own keys with its own pipeline
   int stages;  // tiles of 16 keys and values in shared memory per warp; one less is on its way while one is used
   int copies;  // of keys, and as many of values, whose addresses a lane computes together: registers against latency
-  int states;  // of splits to merge, of whose o a lane loads a part together: likewise
+  int states;  // of splits to merge, of whose o a lane loads a part together, which costs registers, too
   int shared_limit;  // bytes a block may have
   int blocks;        // of a multiprocessor, that registers must leave room for
 };

@@ -1,5 +1,5 @@
 // ImplB without a stop in shared memory: each lane loads its operands of the matrix unit from memory, 16 bytes at a
-// time, into a ring of registers. P is an architecture (arch.h), T the dtype, kVariant one of its direct tiles
+// time, into a ring of registers. Arch is an architecture (arch.h), T the dtype, kVariant one of its direct tiles
 // (linear_tiles.h).
 //
 // The rows of the weight are shared equally among the blocks of one wave, whole rows each, so that no block waits for
@@ -12,49 +12,50 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int kColumns, int kVariant>
+template <typename Arch, typename T, int kPaddedM, int kVariant>
 class DirectGemm {
  public:
-  using Policy = P;
-  static constexpr FlatTile kTile = P::flat_tile(kColumns, kVariant);
+  using Policy = Arch;
+  static constexpr FlatTile kTile = Arch::flat_tile(kPaddedM, kVariant);
   static_assert(kTile.direct);
 
  private:
-  using Fragment = typename P::template Fragments<T>;
+  using Fragment = typename Arch::template Fragments<T>;
   static constexpr int kWarps = kTile.warps, kRing = kTile.stages, kRows = kTile.rows;
   static constexpr int kSlice = kTile.depth,
                        kPieces = kSlice / Fragment::kDirectDepth;  // of K that a warp takes at a time
-  static constexpr int kRowFragments = kRows / kFragment, kColumnFragments = kColumns / Fragment::kInputs;
-  static constexpr int kSumStride = kColumns + 1;  // between rows of the weight in shared memory: odd, for its banks
+  static constexpr int kRowFragments = kRows / kFragment, kColumnFragments = kPaddedM / Fragment::kInputs;
+  static constexpr int kSumStride = kPaddedM + 1;  // between rows of the weight in shared memory: odd, for its banks
   static constexpr int kSumFloats = kRows * kSumStride;
   using Sums = float[kRowFragments][kColumnFragments][Fragment::kOutputs];
   using Weights = Bytes16[kRowFragments][kPieces][2];  // the lane's two rows of each fragment
 
  public:
-  static constexpr int kThreads = kWarps * P::kWarpSize;
-  static constexpr int kBlocks = kTile.blocks;
+  static constexpr int kThreads = kWarps * Arch::kWarpSize;
+  static constexpr int kMinBlocksPerSM = kTile.blocks;
   static constexpr int kSharedBytes =
       2 * kWarps * kSumFloats * static_cast<int>(sizeof(float));  // of two tiles in turn
   static_assert(kSharedBytes <= kTile.shared_limit);
 
-  static int64_t blocks(const FlatGemmParams& p) { return p.blocks; }
+  static int64_t grid(const FlatGemmParams& p) { return p.blocks; }
 
   FDPP_DEVICE static void run(const FlatGemmParams& params) {
     const LinearParams& p = params.linear;
-    const Rows rows = rows_of_block(p.N, P::block_index(), params.blocks);
-    const int warp = P::thread_index() / P::kWarpSize;
+    const Rows rows = rows_of_block(p.N, Arch::block_index(), params.blocks);
+    const int warp = Arch::thread_index() / Arch::kWarpSize;
     constexpr FlatTile tile = kTile;  // as a value of its own: not every compiler folds a member that is passed on
-    const int steps_per_tile = static_cast<int>(flat_work(p.N, p.K, p.M, kColumns, tile).steps_per_tile);
+    const int steps_per_tile = static_cast<int>(flat_work(p.N, p.K, p.M, kPaddedM, tile).steps_per_tile);
     const int steps = (rows.end - rows.begin + kRows - 1) / kRows * steps_per_tile;
-    const bool aligned = p.K % kChunk == 0 && is_whole<T>(p.weight, p.weight_stride) && is_whole<T>(p.x, p.x_stride);
+    const bool aligned =
+        p.K % kChunk == 0 && is_aligned16<T>(p.weight, p.weight_stride) && is_aligned16<T>(p.x, p.x_stride);
     Place next = first_place(p, rows.begin);
     if (aligned) prefetch(p, next, rows.end);
-    P::wait_for_producers();
+    Arch::wait_for_producers();
 
     Weights ring[kRing];
     FDPP_UNROLL
     for (int stage = 0; stage < kRing; ++stage) load(p, next, rows.end, steps_per_tile, aligned, ring[stage]);
-    P::launch_dependents();
+    Arch::launch_dependents();
     Sums sums = {};
     int k = first_k(warp), row = rows.begin, left = steps_per_tile, turn = 0;
     for (int step = 0; step < steps; step += kRing) {
@@ -92,11 +93,11 @@ class DirectGemm {
     int row, k, step;
   };
   FDPP_INLINE static int first_k(int warp) {
-    return warp * kSlice + Fragment::direct_element(P::thread_index() % P::kWarpSize);
+    return warp * kSlice + Fragment::direct_element(Arch::thread_index() % Arch::kWarpSize);
   }
-  FDPP_INLINE static int lane_row() { return Fragment::direct_row(P::thread_index() % P::kWarpSize); }
+  FDPP_INLINE static int lane_row() { return Fragment::direct_row(Arch::thread_index() % Arch::kWarpSize); }
   FDPP_INLINE static Place first_place(const LinearParams& p, int row) {
-    const int k = first_k(P::thread_index() / P::kWarpSize);
+    const int k = first_k(Arch::thread_index() / Arch::kWarpSize);
     return {static_cast<const T*>(p.weight) + (row + lane_row()) * p.weight_stride + k, row, k, 0};
   }
 
@@ -104,7 +105,7 @@ class DirectGemm {
   FDPP_INLINE static void prefetch(const LinearParams& p, const Place& place, int end) {
     FDPP_UNROLL
     for (int i = 0; i < kRows; i += 8) {
-      if (place.row + lane_row() + i < end && place.k < p.K) P::prefetch(place.weight + i * p.weight_stride);
+      if (place.row + lane_row() + i < end && place.k < p.K) Arch::prefetch(place.weight + i * p.weight_stride);
     }
   }
 
@@ -122,7 +123,7 @@ class DirectGemm {
           const int offset = piece * Fragment::kDirectDepth;
           const int64_t left = row < end ? p.K - place.k - offset : 0;
           weights[f][piece][half] = left <= 0 ? Bytes16{}
-                                    : aligned ? P::stream_load(from + offset)
+                                    : aligned ? Arch::stream_load(from + offset)
                                               : elements(from + offset, left);
         }
       }
@@ -151,7 +152,7 @@ class DirectGemm {
       for (int piece = 0; piece < kPieces; ++piece) {
         const int offset = piece * Fragment::kDirectDepth;
         const int64_t left = m < p.M ? p.K - k - offset : 0;
-        x[j][piece] = left <= 0 ? Bytes16{} : aligned ? P::load16(from + offset) : elements(from + offset, left);
+        x[j][piece] = left <= 0 ? Bytes16{} : aligned ? Arch::load16(from + offset) : elements(from + offset, left);
       }
     }
     FDPP_UNROLL
@@ -169,8 +170,8 @@ class DirectGemm {
   // The end of a tile. One barrier: the sums of the tile before lie elsewhere, and whoever stores here has passed its
   // barrier.
   FDPP_INLINE static void finish(const LinearParams& p, int first, int end, Sums& sums, int turn) {
-    float* const shared = reinterpret_cast<float*>(P::shared_memory()) + turn * kWarps * kSumFloats;
-    const int lane = P::thread_index() % P::kWarpSize, warp = P::thread_index() / P::kWarpSize;
+    float* const shared = reinterpret_cast<float*>(Arch::shared_memory()) + turn * kWarps * kSumFloats;
+    const int lane = Arch::thread_index() % Arch::kWarpSize, warp = Arch::thread_index() / Arch::kWarpSize;
     FDPP_UNROLL
     for (int f = 0; f < kRowFragments; ++f) {
       FDPP_UNROLL
@@ -179,20 +180,21 @@ class DirectGemm {
         for (int v = 0; v < Fragment::kOutputs; ++v) {
           const int row = f * kFragment + Fragment::output_row(lane, v);
           const int column = j * Fragment::kInputs + Fragment::output_column(lane, v);
-          P::shared_store(shared + warp * kSumFloats + row * kSumStride + column, sums[f][j][v]);
+          Arch::shared_store(shared + warp * kSumFloats + row * kSumStride + column, sums[f][j][v]);
           sums[f][j][v] = 0.0f;
         }
       }
     }
-    P::barrier();
+    Arch::barrier();
     const int per_column = rows_per_column(p), columns = kRows / per_column;
-    for (int i = P::thread_index(); i < static_cast<int>(p.M) * columns; i += kThreads) {
+    for (int i = Arch::thread_index(); i < static_cast<int>(p.M) * columns; i += kThreads) {
       const int m = i / columns, output = i % columns * per_column;
       if (first + output >= end) continue;
-      store_output<P>(p, static_cast<const T*>(p.bias), m, (first + output) / per_column, [&](int j) {
+      store_output<Arch>(p, static_cast<const T*>(p.bias), m, (first + output) / per_column, [&](int j) {
         float sum = 0.0f;
         FDPP_UNROLL
-        for (int w = 0; w < kWarps; ++w) sum += P::shared_load(shared + w * kSumFloats + (output + j) * kSumStride + m);
+        for (int w = 0; w < kWarps; ++w)
+          sum += Arch::shared_load(shared + w * kSumFloats + (output + j) * kSumStride + m);
         return sum;
       });
     }

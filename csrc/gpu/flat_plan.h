@@ -25,8 +25,8 @@ struct FlatWork {
   FDPP_INLINE int64_t block_of(int64_t step, int64_t blocks) const { return ((step + 1) * blocks - 1) / steps(); }
 };
 
-FDPP_INLINE FlatWork flat_work(int64_t N, int64_t K, int64_t M, int columns, FlatTile tile) {
-  const int64_t row_tiles = (M + columns - 1) / columns, step = int64_t{tile.depth} * tile.warps;
+FDPP_INLINE FlatWork flat_work(int64_t N, int64_t K, int64_t M, int padded_m, FlatTile tile) {
+  const int64_t row_tiles = (M + padded_m - 1) / padded_m, step = int64_t{tile.depth} * tile.warps;
   const int64_t steps = (K + step - 1) / step;
   return {row_tiles, (N + tile.rows - 1) / tile.rows * row_tiles, steps < 1 ? 1 : steps};
 }
@@ -35,14 +35,14 @@ FDPP_INLINE FlatWork flat_work(int64_t N, int64_t K, int64_t M, int columns, Fla
 FDPP_INLINE bool shares_tiles(const FlatWork& work, int64_t blocks) { return work.tiles % blocks != 0; }
 
 // Floats of FlatGemmParams::partial.
-FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int columns, FlatTile tile) {
-  return blocks * 2 * tile.rows * columns;
+FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int padded_m, FlatTile tile) {
+  return blocks * 2 * tile.rows * padded_m;
 }
 
-// How a tile's work is spread: kWhole, a block for each tile; kBalanced, equal shares for what the device runs at a
-// time; n > 1: n blocks for each tile.
-constexpr int kWhole = 1, kBalanced = 0;
-constexpr int kSpreads[] = {kWhole, kBalanced, 2, 4, 8};
+// How a tile's work is spread. kOneBlockPerTile: a block for each tile. kBalanced: equal shares for what the device runs
+// at a time. n > 1: n blocks for each tile.
+constexpr int kOneBlockPerTile = 1, kBalanced = 0;
+constexpr int kSpreads[] = {kOneBlockPerTile, kBalanced, 2, 4, 8};
 constexpr int kNumSpreads = sizeof(kSpreads) / sizeof(kSpreads[0]);
 constexpr int kOneWave = 1;  // the index of kBalanced
 // A configuration of flat_gemm names a tile and a spread: kNumSpreads for each tile.
@@ -87,9 +87,9 @@ struct FlatMachine {
 // (Little's law), some 1.2 us. Tiles shared between blocks cost writing and reading their sums, and the two dependent
 // trips to memory until the last block has them, some 2 us.
 inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident, const FlatWork& work, int64_t blocks,
-                        int columns, const FlatMachine& machine) {
+                        int padded_m, const FlatMachine& machine) {
   constexpr double kElement = 2.0, kCacheRate = 1.5, kLoneRate = 2.0, kLatency = 1.2e-6, kSharing = 2e-6;
-  const double rows = tile.rows, k = static_cast<double>(K), m = static_cast<double>(std::min<int64_t>(M, columns));
+  const double rows = tile.rows, k = static_cast<double>(K), m = static_cast<double>(std::min<int64_t>(M, padded_m));
   const double own = rows * (k + m), tile_bytes = kElement * std::max(own, (own + m * k) / kCacheRate);
   const double share = tile_bytes * static_cast<double>(work.tiles) / static_cast<double>(blocks);
   const double waves = static_cast<double>(blocks) / machine.multiprocessors;
@@ -106,23 +106,23 @@ inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident
 
 // Where there are direct tiles, what won on an H200 (bench/results): the direct one where each block has at least one
 // tile of rows, the large one where N is smaller. Elsewhere the cheapest configuration of flat_cost.
-inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const FlatTile (&tiles)[kFlatTiles],
+inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int padded_m, const FlatTile (&tiles)[kFlatTiles],
                           const FlatMachine& machine) {
   if (const int64_t blocks = int64_t{machine.multiprocessors} * machine.resident[kDirectTile]; blocks > 0) {
     const FlatTile& large = tiles[kLargeTile];
     const bool fills = N >= blocks * tiles[kDirectTile].rows || machine.resident[kLargeTile] == 0;
     if (fills) return flat_config(kDirectTile, kOneWave);
-    return flat_config(kLargeTile, least_spread(flat_work(N, K, M, columns, large).tiles, machine.multiprocessors));
+    return flat_config(kLargeTile, least_spread(flat_work(N, K, M, padded_m, large).tiles, machine.multiprocessors));
   }
   int best = 0;
   double least = -1.0;
   for (int tile = 0; tile < kFlatTiles; ++tile) {
     const int resident = machine.resident[tile];
     if (resident == 0) continue;
-    const FlatWork work = flat_work(N, K, M, columns, tiles[tile]);
+    const FlatWork work = flat_work(N, K, M, padded_m, tiles[tile]);
     for (int i = 0; i < kNumSpreads; ++i) {
       const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{machine.multiprocessors} * resident);
-      const double cost = flat_cost(K, M, tiles[tile], resident, work, blocks, columns, machine);
+      const double cost = flat_cost(K, M, tiles[tile], resident, work, blocks, padded_m, machine);
       if (least < 0.0 || cost < least) {
         least = cost;
         best = flat_config(tile, i);
@@ -132,16 +132,16 @@ inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int columns, const Fl
   return best;
 }
 
-// One tile, one number of columns and one spread for all M make a row's sums independent of the rows around it: the
-// slices of K and their order are then the same. kBalanced is none of these spreads, as its shares begin where the
+// One tile, one padded M and one spread for all M make a row's sums independent of the rows around it: the slices of K
+// and their order are then the same. kBalanced is none of these spreads, as its shares begin where the
 // number of tiles says.
-constexpr int kBatchInvariantColumns = 16;
+constexpr int kBatchInvariantPaddedM = 16;
 
 inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N,
                                          int64_t K) {
   if (dtype == DType::f32) return {Impl::aten, -1, Source::batch_invariant};
-  const FlatTile tile = tiles.of(kBatchInvariantColumns)[0];
-  const FlatWork work = flat_work(N, K, 1, kBatchInvariantColumns, tile);
+  const FlatTile tile = tiles.of(kBatchInvariantPaddedM)[0];
+  const FlatWork work = flat_work(N, K, 1, kBatchInvariantPaddedM, tile);
   return {Impl::flat_gemm, flat_config(0, least_spread(work.tiles, multiprocessors)), Source::batch_invariant};
 }
 

@@ -1,8 +1,9 @@
 // Fragments of 16 x 16 for warps of 32 lanes with a 16 x 8 x 16 matrix instruction (PTX ISA, "Matrix Fragments for
-// mma.m16n8k16"). Beside arch.h, P has
-//   void P::matrix_load(uint32_t (&x)[4], const void* row)             ldmatrix.x4: lane i gives the address of row i % 8 of the
-//   void P::matrix_load_transposed(uint32_t (&x)[4], const void* row)  8 x 8 matrix i / 8; x[m] is the lane's part of matrix m
-//   void P::multiply<T>(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)    c [4] += a b
+// mma.m16n8k16"). Beside arch.h, Arch has
+//   void Arch::matrix_load(uint32_t (&x)[4], const void* row)
+//   void Arch::matrix_load_transposed(uint32_t (&x)[4], const void* row)
+//     ldmatrix.x4: lane i gives the address of row i % 8 of the 8 x 8 matrix i / 8; x[m] is the lane's part of matrix m
+//   void Arch::multiply<T>(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)    c [4] += a b
 //
 // Interface of all fragments: a 16 x 16 accumulator lies as kValues values in a lane, in kSlots rows; row(), slot() and
 // column() are its only coordinates. Queries are rows; keys (of scores) and dimensions (of outputs) are columns.
@@ -17,7 +18,7 @@ namespace fdpp {
 
 template <typename Policy, typename Element>
 struct FragmentsM16N8K16 {
-  using P = Policy;
+  using Arch = Policy;
   using T = Element;
   static constexpr int kValues = 8;
   static constexpr int kSlots = 2;
@@ -32,41 +33,41 @@ struct FragmentsM16N8K16 {
 
   FDPP_INLINE static float max_of_row(float x) {
     for (int mask = 1; mask <= 2; mask *= 2) {
-      const float other = P::shuffle_xor(x, mask);
+      const float other = Arch::shuffle_xor(x, mask);
       x = other > x ? other : x;
     }
     return x;
   }
 
   FDPP_INLINE static float sum_of_row(float x) {
-    for (int mask = 1; mask <= 2; mask *= 2) x += P::shuffle_xor(x, mask);
+    for (int mask = 1; mask <= 2; mask *= 2) x += Arch::shuffle_xor(x, mask);
     return x;
   }
 
   // c += q k^T for 16 dimensions of 16 queries and 16 keys; both in shared memory, rows `stride` elements apart.
   FDPP_INLINE static void multiply_scores(float (&c)[kValues], const T* q, const T* k, int stride) {
-    const int lane = P::thread_index() % 32, matrix = lane / 8, line = lane % 8;
+    const int lane = Arch::thread_index() % 32, matrix = lane / 8, line = lane % 8;
     uint32_t a[4], b[4];
-    P::matrix_load(a, q + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
-    P::matrix_load(b, k + (matrix / 2 * 8 + line) * stride + matrix % 2 * 8);
-    P::template multiply<T>(c, a, b[0], b[1]);
-    P::template multiply<T>(c + 4, a, b[2], b[3]);
+    Arch::matrix_load(a, q + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
+    Arch::matrix_load(b, k + (matrix / 2 * 8 + line) * stride + matrix % 2 * 8);
+    Arch::template multiply<T>(c, a, b[0], b[1]);
+    Arch::template multiply<T>(c + 4, a, b[2], b[3]);
   }
 
   // The accumulator layout of two 16 x 8 results is the layout of a 16 x 16 left operand.
   FDPP_INLINE static Probabilities pack(const float (&p)[kValues]) {
     Probabilities out;
-    for (int i = 0; i < 4; ++i) out.a[i] = P::template pack<T>(p[2 * i], p[2 * i + 1]);
+    for (int i = 0; i < 4; ++i) out.a[i] = Arch::template pack<T>(p[2 * i], p[2 * i + 1]);
     return out;
   }
 
   // o += p v for 16 keys and 16 dimensions of V [key][dimension] in shared memory.
   FDPP_INLINE static void multiply_values(float (&o)[kValues], const Probabilities& p, const T* v, int stride) {
-    const int lane = P::thread_index() % 32, matrix = lane / 8, line = lane % 8;
+    const int lane = Arch::thread_index() % 32, matrix = lane / 8, line = lane % 8;
     uint32_t b[4];
-    P::matrix_load_transposed(b, v + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
-    P::template multiply<T>(o, p.a, b[0], b[1]);
-    P::template multiply<T>(o + 4, p.a, b[2], b[3]);
+    Arch::matrix_load_transposed(b, v + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
+    Arch::template multiply<T>(o, p.a, b[0], b[1]);
+    Arch::template multiply<T>(o + 4, p.a, b[2], b[3]);
   }
 
   static constexpr int kInputs = 8;
@@ -82,16 +83,16 @@ struct FragmentsM16N8K16 {
   FDPP_INLINE static int output_column(int lane, int value) { return lane % 4 * 2 + value % 2; }
 
   FDPP_INLINE static Weights load_weights(const T* rows, int stride) {
-    const int lane = P::thread_index() % 32, matrix = lane / 8, line = lane % 8;
+    const int lane = Arch::thread_index() % 32, matrix = lane / 8, line = lane % 8;
     Weights w;
-    P::matrix_load(w.a, rows + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
+    Arch::matrix_load(w.a, rows + (matrix % 2 * 8 + line) * stride + matrix / 2 * 8);
     return w;
   }
 
   FDPP_INLINE static Inputs load_inputs(const T* rows, int stride) {
-    const int lane = P::thread_index() % 32;
+    const int lane = Arch::thread_index() % 32;
     const uint32_t* pair = reinterpret_cast<const uint32_t*>(rows + lane / 4 * stride + lane % 4 * 2);
-    return {{P::shared_load(pair), P::shared_load(pair + 4)}};
+    return {{Arch::shared_load(pair), Arch::shared_load(pair + 4)}};
   }
 
   // Operands straight from memory. A sum does not depend on the order of its terms, so a lane's two pairs of K in each
@@ -105,12 +106,12 @@ struct FragmentsM16N8K16 {
     FDPP_UNROLL
     for (int i = 0; i < 4; i += 2) {
       const uint32_t a[4] = {upper.words[i], lower.words[i], upper.words[i + 1], lower.words[i + 1]};
-      P::template multiply<T>(c, a, x.words[i], x.words[i + 1]);
+      Arch::template multiply<T>(c, a, x.words[i], x.words[i + 1]);
     }
   }
 
   FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
-    P::template multiply<T>(c, w.a, x.b[0], x.b[1]);
+    Arch::template multiply<T>(c, w.a, x.b[0], x.b[1]);
   }
 };
 

@@ -1,7 +1,7 @@
 // Fragments of 16 x 16 for waves of 32 lanes with a 16 x 16 x 16 matrix instruction ("RDNA3 Instruction Set
 // Architecture", V_WMMA_F32_16X16X16: operands hold row lane % 16 with all 16 depths, the same in both halves of the
-// wave; results hold column lane % 16 and rows 2 i + lane / 16). Beside arch.h, P has
-//   void P::multiply<T>(float (&c)[8], const uint32_t (&a)[8], const uint32_t (&b)[8])    c += a b
+// wave; results hold column lane % 16 and rows 2 i + lane / 16). Beside arch.h, Arch has
+//   void Arch::multiply<T>(float (&c)[8], const uint32_t (&a)[8], const uint32_t (&b)[8])    c += a b
 //
 // The products are computed transposed (K Q^T and V^T P^T): the scores of a query lie in lanes i and i + 16, which
 // exchange them to form the operand that follows. Interface: fragments_m16n8k16.h.
@@ -13,7 +13,7 @@ namespace fdpp {
 
 template <typename Policy, typename Element>
 struct FragmentsWave32 {
-  using P = Policy;
+  using Arch = Policy;
   using T = Element;
   static constexpr int kValues = 8;
   static constexpr int kSlots = 1;
@@ -27,38 +27,38 @@ struct FragmentsWave32 {
   FDPP_INLINE static bool leads_row(int lane) { return lane < 16; }
 
   FDPP_INLINE static float max_of_row(float x) {
-    const float other = P::shuffle_xor(x, 16);
+    const float other = Arch::shuffle_xor(x, 16);
     return other > x ? other : x;
   }
 
-  FDPP_INLINE static float sum_of_row(float x) { return x + P::shuffle_xor(x, 16); }
+  FDPP_INLINE static float sum_of_row(float x) { return x + Arch::shuffle_xor(x, 16); }
 
   FDPP_INLINE static void multiply_scores(float (&c)[kValues], const T* q, const T* k, int stride) {
     uint32_t a[8], b[8];
     load_row(a, k, stride);
     load_row(b, q, stride);
-    P::template multiply<T>(c, a, b);
+    Arch::template multiply<T>(c, a, b);
   }
 
   FDPP_INLINE static Probabilities pack(const float (&p)[kValues]) {
-    const bool upper = P::thread_index() % 32 >= 16;
+    const bool upper = Arch::thread_index() % 32 >= 16;
     Probabilities out;
     for (int i = 0; i < 8; ++i) {
-      const float other = P::shuffle_xor(p[i], 16);
-      out.b[i] = P::template pack<T>(upper ? other : p[i], upper ? p[i] : other);
+      const float other = Arch::shuffle_xor(p[i], 16);
+      out.b[i] = Arch::template pack<T>(upper ? other : p[i], upper ? p[i] : other);
     }
     return out;
   }
 
   FDPP_INLINE static void multiply_values(float (&o)[kValues], const Probabilities& p, const T* v, int stride) {
-    const uint16_t* column = reinterpret_cast<const uint16_t*>(v) + P::thread_index() % 16;
+    const uint16_t* column = reinterpret_cast<const uint16_t*>(v) + Arch::thread_index() % 16;
     uint32_t a[8];
     for (int i = 0; i < 8; ++i) {
-      const uint32_t low = P::shared_load(column + 2 * i * stride),
-                     high = P::shared_load(column + (2 * i + 1) * stride);
+      const uint32_t low = Arch::shared_load(column + 2 * i * stride),
+                     high = Arch::shared_load(column + (2 * i + 1) * stride);
       a[i] = low | high << 16;
     }
-    P::template multiply<T>(o, a, p.b);
+    Arch::template multiply<T>(o, a, p.b);
   }
 
   static constexpr int kInputs = 16;
@@ -80,14 +80,14 @@ struct FragmentsWave32 {
   FDPP_INLINE static Inputs load_inputs(const T* rows, int stride) { return load_weights(rows, stride); }
 
   FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
-    P::template multiply<T>(c, w.words, x.words);
+    Arch::template multiply<T>(c, w.words, x.words);
   }
 
  private:
   FDPP_INLINE static void load_row(uint32_t (&x)[8], const T* rows, int stride) {
-    const Bytes16* line = reinterpret_cast<const Bytes16*>(rows + P::thread_index() % 16 * stride);
+    const Bytes16* line = reinterpret_cast<const Bytes16*>(rows + Arch::thread_index() % 16 * stride);
     for (int i = 0; i < 2; ++i) {
-      const Bytes16 half = P::shared_load(line + i);
+      const Bytes16 half = Arch::shared_load(line + i);
       for (int j = 0; j < 4; ++j) x[4 * i + j] = half.words[j];
     }
   }

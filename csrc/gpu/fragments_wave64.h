@@ -1,7 +1,7 @@
 // Fragments of 16 x 16 for waves of 64 lanes with a 16 x 16 x 16 matrix instruction ("AMD Instinct MI200 / MI300
 // Instruction Set Architecture", V_MFMA_F32_16X16X16: operands hold row lane % 16 and depths 4 (lane / 16) + i, results
-// column lane % 16 and rows 4 (lane / 16) + i). Beside arch.h, P has
-//   void P::multiply<T>(float (&c)[4], Bytes8 a, Bytes8 b)    c += a b
+// column lane % 16 and rows 4 (lane / 16) + i). Beside arch.h, Arch has
+//   void Arch::multiply<T>(float (&c)[4], Bytes8 a, Bytes8 b)    c += a b
 //
 // The products are computed transposed (K Q^T and V^T P^T), so that a lane's scores are its part of the operand that
 // follows. Interface: fragments_m16n8k16.h.
@@ -13,7 +13,7 @@ namespace fdpp {
 
 template <typename Policy, typename Element>
 struct FragmentsWave64 {
-  using P = Policy;
+  using Arch = Policy;
   using T = Element;
   static constexpr int kValues = 4;
   static constexpr int kSlots = 1;
@@ -26,38 +26,38 @@ struct FragmentsWave64 {
 
   FDPP_INLINE static float max_of_row(float x) {
     for (int mask = 16; mask <= 32; mask *= 2) {
-      const float other = P::shuffle_xor(x, mask);
+      const float other = Arch::shuffle_xor(x, mask);
       x = other > x ? other : x;
     }
     return x;
   }
 
   FDPP_INLINE static float sum_of_row(float x) {
-    for (int mask = 16; mask <= 32; mask *= 2) x += P::shuffle_xor(x, mask);
+    for (int mask = 16; mask <= 32; mask *= 2) x += Arch::shuffle_xor(x, mask);
     return x;
   }
 
   FDPP_INLINE static void multiply_scores(float (&c)[kValues], const T* q, const T* k, int stride) {
-    const int lane = P::thread_index() % 64, offset = lane % 16 * stride + lane / 16 * 4;
-    const Bytes8 a = P::shared_load(reinterpret_cast<const Bytes8*>(k + offset));
-    const Bytes8 b = P::shared_load(reinterpret_cast<const Bytes8*>(q + offset));
-    P::template multiply<T>(c, a, b);
+    const int lane = Arch::thread_index() % 64, offset = lane % 16 * stride + lane / 16 * 4;
+    const Bytes8 a = Arch::shared_load(reinterpret_cast<const Bytes8*>(k + offset));
+    const Bytes8 b = Arch::shared_load(reinterpret_cast<const Bytes8*>(q + offset));
+    Arch::template multiply<T>(c, a, b);
   }
 
   FDPP_INLINE static Probabilities pack(const float (&p)[kValues]) {
-    return {{P::template pack<T>(p[0], p[1]), P::template pack<T>(p[2], p[3])}};
+    return {{Arch::template pack<T>(p[0], p[1]), Arch::template pack<T>(p[2], p[3])}};
   }
 
   FDPP_INLINE static void multiply_values(float (&o)[kValues], const Probabilities& p, const T* v, int stride) {
-    const int lane = P::thread_index() % 64;
+    const int lane = Arch::thread_index() % 64;
     const uint16_t* column = reinterpret_cast<const uint16_t*>(v) + lane / 16 * 4 * stride + lane % 16;
     Bytes8 a;
     for (int i = 0; i < 2; ++i) {
-      const uint32_t low = P::shared_load(column + 2 * i * stride),
-                     high = P::shared_load(column + (2 * i + 1) * stride);
+      const uint32_t low = Arch::shared_load(column + 2 * i * stride),
+                     high = Arch::shared_load(column + (2 * i + 1) * stride);
       a.words[i] = low | high << 16;
     }
-    P::template multiply<T>(o, a, p);
+    Arch::template multiply<T>(o, a, p);
   }
 
   static constexpr int kInputs = 16;
@@ -69,13 +69,13 @@ struct FragmentsWave64 {
   FDPP_INLINE static int output_column(int lane, int) { return lane % 16; }
 
   FDPP_INLINE static Weights load_weights(const T* rows, int stride) {
-    const int lane = P::thread_index() % 64;
-    return P::shared_load(reinterpret_cast<const Bytes8*>(rows + lane % 16 * stride + lane / 16 * 4));
+    const int lane = Arch::thread_index() % 64;
+    return Arch::shared_load(reinterpret_cast<const Bytes8*>(rows + lane % 16 * stride + lane / 16 * 4));
   }
   FDPP_INLINE static Inputs load_inputs(const T* rows, int stride) { return load_weights(rows, stride); }
 
   FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
-    P::template multiply<T>(c, w, x);
+    Arch::template multiply<T>(c, w, x);
   }
 };
 

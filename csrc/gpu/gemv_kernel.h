@@ -1,4 +1,4 @@
-// ImplA: y = x W^T by dot products on the vector units, for a few rows of x (FlashDecoding++, section 5). P is an
+// ImplA: y = x W^T by dot products on the vector units, for a few rows of x (FlashDecoding++, section 5). Arch is an
 // architecture (arch.h), T the dtype, kRows the rows of x that a block takes.
 //
 // A warp has kOutputs rows of the weight, or shares them with a team of warps that take turns along K: with few rows of
@@ -10,39 +10,40 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int kRows>
+template <typename Arch, typename T, int kRows>
 class Gemv {
-  static constexpr GemvTile kTile = P::kGemvTile;
+  static constexpr GemvTile kTile = Arch::kGemvTile;
   static constexpr int kOutputs = kTile.outputs, kWarps = kTile.warps;
   static_assert(kTile.outputs % 2 == 0 && (kWarps & (kWarps - 1)) == 0,
                 "gate and up in one warp; teams that divide a block");
   using Sums = float[kOutputs][kRows];
 
  public:
-  using Policy = P;
-  static constexpr int kThreads = kWarps * P::kWarpSize;
-  static constexpr int kBlocks = kRows == 1 ? 4 : 2;
+  using Policy = Arch;
+  static constexpr int kThreads = kWarps * Arch::kWarpSize;
+  static constexpr int kMinBlocksPerSM = kRows == 1 ? 4 : 2;
   static constexpr int kSharedBytes = kWarps * static_cast<int>(sizeof(Sums));
 
   // Rows of x beyond kRows get blocks of their own.
-  static int64_t blocks(const GemvParams& p) {
+  static int64_t grid(const GemvParams& p) {
     const int64_t outputs = (kWarps >> p.team_log2) * kOutputs;
     return (p.linear.N + outputs - 1) / outputs * ((p.linear.M + kRows - 1) / kRows);
   }
 
   FDPP_DEVICE static void run(const GemvParams& params) {
     const LinearParams& p = params.linear;
-    const int warp = P::thread_index() / P::kWarpSize, lane = P::thread_index() % P::kWarpSize;
+    const int warp = Arch::thread_index() / Arch::kWarpSize, lane = Arch::thread_index() % Arch::kWarpSize;
     const int team = 1 << params.team_log2, teams = kWarps >> params.team_log2;
     const int row_tiles = static_cast<int>((p.M + kRows - 1) / kRows);
-    const int block = row_tiles == 1 ? P::block_index() : P::block_index() / row_tiles;
-    const int64_t m = int64_t{P::block_index() - block * row_tiles} * kRows;
+    const int block = row_tiles == 1 ? Arch::block_index() : Arch::block_index() / row_tiles;
+    const int64_t m = int64_t{Arch::block_index() - block * row_tiles} * kRows;
     const int64_t first = int64_t{block} * teams * kOutputs;
-    const int chunk = (warp & (team - 1)) * P::kWarpSize + lane;
+    const int chunk = (warp & (team - 1)) * Arch::kWarpSize + lane;
     const int64_t chunks = (p.K + kChunk - 1) / kChunk;
     Operands operands{};
-    operands.step = team * P::kWarpSize * kChunk;
-    operands.left = chunk < chunks ? static_cast<int>((chunks - 1 - chunk) >> params.team_log2) / P::kWarpSize + 1 : 0;
+    operands.step = team * Arch::kWarpSize * kChunk;
+    operands.left =
+        chunk < chunks ? static_cast<int>((chunks - 1 - chunk) >> params.team_log2) / Arch::kWarpSize + 1 : 0;
     for (int i = 0; i < kOutputs; ++i) {
       const int64_t n = first + (warp >> params.team_log2) * kOutputs + i;
       operands.weight[i] = static_cast<const T*>(p.weight) + (n < p.N ? n : 0) * p.weight_stride + chunk * kChunk;
@@ -50,10 +51,11 @@ class Gemv {
     for (int i = 0; i < kRows; ++i) {
       operands.x[i] = static_cast<const T*>(p.x) + (m + i < p.M ? m + i : m) * p.x_stride + chunk * kChunk;
     }
-    const bool whole = p.K % kChunk == 0 && is_whole<T>(p.weight, p.weight_stride) && is_whole<T>(p.x, p.x_stride);
+    const bool whole =
+        p.K % kChunk == 0 && is_aligned16<T>(p.weight, p.weight_stride) && is_aligned16<T>(p.x, p.x_stride);
     if (whole) prefetch(operands);
-    P::wait_for_producers();
-    P::launch_dependents();
+    Arch::wait_for_producers();
+    Arch::launch_dependents();
 
     Sums sums = {};
     if (whole) {
@@ -63,27 +65,27 @@ class Gemv {
     } else {
       add_elements(operands, p.K - chunk * kChunk, sums);
     }
-    float* const shared = reinterpret_cast<float*>(P::shared_memory());
+    float* const shared = reinterpret_cast<float*>(Arch::shared_memory());
     FDPP_UNROLL
     for (int i = 0; i < kOutputs; ++i) {
       FDPP_UNROLL
       for (int row = 0; row < kRows; ++row) {
         float sum = sums[i][row];
         FDPP_UNROLL
-        for (int mask = 1; mask < P::kWarpSize; mask *= 2) sum += P::shuffle_xor(sum, mask);
-        if (lane == 0) P::shared_store(shared + (warp * kOutputs + i) * kRows + row, sum);
+        for (int mask = 1; mask < Arch::kWarpSize; mask *= 2) sum += Arch::shuffle_xor(sum, mask);
+        if (lane == 0) Arch::shared_store(shared + (warp * kOutputs + i) * kRows + row, sum);
       }
     }
-    P::barrier();
+    Arch::barrier();
     const int per_column = rows_per_column(p), columns = teams * kOutputs / per_column;
-    for (int i = P::thread_index(); i < columns * kRows; i += kThreads) {
+    for (int i = Arch::thread_index(); i < columns * kRows; i += kThreads) {
       const int row = i / columns, output = i % columns * per_column;
       if (m + row >= p.M || first + output >= p.N) continue;
-      store_output<P>(p, static_cast<const T*>(p.bias), m + row, (first + output) / per_column, [&](int j) {
+      store_output<Arch>(p, static_cast<const T*>(p.bias), m + row, (first + output) / per_column, [&](int j) {
         const int leader = (output + j) / kOutputs * team, mine = (output + j) % kOutputs;
         float sum = 0.0f;
         for (int member = 0; member < team; ++member) {
-          sum += P::shared_load(shared + ((leader + member) * kOutputs + mine) * kRows + row);
+          sum += Arch::shared_load(shared + ((leader + member) * kOutputs + mine) * kRows + row);
         }
         return sum;
       });
@@ -102,7 +104,7 @@ class Gemv {
   // Hints at the first weights, which may be called for before anything may be read.
   FDPP_INLINE static void prefetch(const Operands& operands) {
     for (int u = 0; u < kTile.unroll && u < operands.left; ++u) {
-      for (int i = 0; i < kOutputs; ++i) P::prefetch(operands.weight[i] + u * operands.step);
+      for (int i = 0; i < kOutputs; ++i) Arch::prefetch(operands.weight[i] + u * operands.step);
     }
   }
 
@@ -116,17 +118,17 @@ class Gemv {
     Bytes16 weights[kCount][kOutputs], inputs[kCount][kRows];  // all on their way before the first is used
     FDPP_UNROLL
     for (int u = 0; u < kCount; ++u) {
-      for (int i = 0; i < kOutputs; ++i) weights[u][i] = P::stream_load(operands.weight[i]);
-      for (int i = 0; i < kRows; ++i) inputs[u][i] = P::load16(operands.x[i]);
+      for (int i = 0; i < kOutputs; ++i) weights[u][i] = Arch::stream_load(operands.weight[i]);
+      for (int i = 0; i < kRows; ++i) inputs[u][i] = Arch::load16(operands.x[i]);
       advance(operands);
     }
     FDPP_UNROLL
     for (int u = 0; u < kCount; ++u) {
       float w[kOutputs][kChunk], x[kChunk];
-      for (int i = 0; i < kOutputs; ++i) unpack_chunk<P, T>(w[i], weights[u][i]);
+      for (int i = 0; i < kOutputs; ++i) unpack_chunk<Arch, T>(w[i], weights[u][i]);
       FDPP_UNROLL
       for (int row = 0; row < kRows; ++row) {
-        unpack_chunk<P, T>(x, inputs[u][row]);
+        unpack_chunk<Arch, T>(x, inputs[u][row]);
         add(sums, row, w, x);
       }
     }
@@ -137,10 +139,10 @@ class Gemv {
     FDPP_UNROLL_BY(1)
     for (; operands.left > 0; --operands.left) {
       float w[kOutputs][kChunk], x[kChunk];
-      for (int i = 0; i < kOutputs; ++i) load_chunk<P>(w[i], operands.weight[i], elements, false);
+      for (int i = 0; i < kOutputs; ++i) load_chunk<Arch>(w[i], operands.weight[i], elements, false);
       FDPP_UNROLL
       for (int row = 0; row < kRows; ++row) {
-        load_chunk<P>(x, operands.x[row], elements, false);
+        load_chunk<Arch>(x, operands.x[row], elements, false);
         add(sums, row, w, x);
       }
       advance(operands);

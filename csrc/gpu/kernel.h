@@ -7,15 +7,15 @@
 namespace fdpp::gpu {
 
 template <typename K, typename Params>
-__global__ void FDPP_LAUNCH_BOUNDS(K::kThreads, K::kBlocks) kernel(const __grid_constant__ Params params) {
+__global__ void FDPP_LAUNCH_BOUNDS(K::kThreads, K::kMinBlocksPerSM) kernel(const __grid_constant__ Params params) {
   if constexpr (K::Policy::kRunsHere) K::run(params);
 }
 
 // The kernel for these parameters, on a device that `policy` was written for.
-template <typename P, typename Params>
-Kernel find_kernel(P, const Params& params) {
-  return with_kernel<Kernel, P>(params, [&]<typename K>(std::type_identity<K>) -> Kernel {
-    return {reinterpret_cast<const void*>(&kernel<K, Params>), K::kThreads, K::kSharedBytes, K::blocks(params)};
+template <typename Arch, typename Params>
+Kernel find_kernel(Arch, const Params& params) {
+  return with_kernel<Kernel, Arch>(params, [&]<typename K>(std::type_identity<K>) -> Kernel {
+    return {reinterpret_cast<const void*>(&kernel<K, Params>), K::kThreads, K::kSharedBytes, K::grid(params)};
   });
 }
 

@@ -8,7 +8,7 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int D, int kStages, int kCopies>
+template <typename Arch, typename T, int D, int kStages, int kCopies>
 class KeyStream {
  public:
   static constexpr int kTile = kKeyTile;
@@ -38,7 +38,7 @@ class KeyStream {
       next_ += step_;
       locate();
     }
-    P::copy_commit();
+    Arch::copy_commit();
   }
 
   FDPP_INLINE const T* keys(int stage) const { return memory_ + stage * (2 * kTile * kStride); }
@@ -57,7 +57,7 @@ class KeyStream {
 
   // Looks up key lane % 16 of the next tile: one tile ahead, so that copies need not wait for the block table.
   FDPP_INLINE void locate() {
-    const int key = next_ + P::thread_index() % kTile;
+    const int key = next_ + Arch::thread_index() % kTile;
     block_ = -1;
     if (key >= end_) return;
     if (p_.layout.block_table == nullptr) {
@@ -78,7 +78,7 @@ class KeyStream {
   FDPP_INLINE void copy(int stage) {
     T* const to = memory_ + stage * (2 * kTile * kStride);
     if constexpr (kRuns) {
-      const int block = P::shuffle(block_, 0), offset = P::shuffle(offset_, 0);
+      const int block = Arch::shuffle(block_, 0), offset = Arch::shuffle(offset_, 0);
       const int left = end_ - next_, keys = left < kTile ? left : kTile;
       if (block >= 0 && offset + keys <= run_) return copy_run(to, block, offset, keys);
     }
@@ -88,8 +88,9 @@ class KeyStream {
   // `keys` keys that follow each other in one block: a lane has the same place in every row, and addresses a constant
   // step.
   FDPP_INLINE void copy_run(T* to, int block, int offset, int keys) const {
-    constexpr int kRows = P::kWarpSize / kChunks;  // that a warp copies at once; lanes may be left over
-    const int lane = P::thread_index() % P::kWarpSize, row = lane / kChunks, element = lane % kChunks * kChunkElements;
+    constexpr int kRows = Arch::kWarpSize / kChunks;  // that a warp copies at once; lanes may be left over
+    const int lane = Arch::thread_index() % Arch::kWarpSize, row = lane / kChunks,
+              element = lane % kChunks * kChunkElements;
     if (row >= kRows) return;
     to += row * kStride + element;
     const T* k = at(p_.k, k_, block, offset + row) + element;
@@ -98,8 +99,8 @@ class KeyStream {
     for (int first = 0; first < kTile; first += kRows) {
       if (kTile % kRows == 0 || first + row < kTile) {
         const bool valid = first + row < keys;
-        P::copy16(to + first * kStride, k, valid);
-        P::copy16(to + (kTile + first) * kStride, v, valid);
+        Arch::copy16(to + first * kStride, k, valid);
+        Arch::copy16(to + (kTile + first) * kStride, v, valid);
       }
       k += kRows * p_.k.token_stride;
       v += kRows * p_.v.token_stride;
@@ -108,16 +109,16 @@ class KeyStream {
 
   // Keys that lie anywhere, or nowhere.
   FDPP_INLINE void copy_keys(T* to) const {
-    const int lane = P::thread_index() % P::kWarpSize;
+    const int lane = Arch::thread_index() % Arch::kWarpSize;
     FDPP_UNROLL_BY(kCopies)
-    for (int begin = 0; begin < kTile * kChunks; begin += P::kWarpSize) {
+    for (int begin = 0; begin < kTile * kChunks; begin += Arch::kWarpSize) {
       const int chunk = begin + lane, row = chunk / kChunks, element = chunk % kChunks * kChunkElements;
-      const int block = P::shuffle(block_, row % kTile), offset = P::shuffle(offset_, row % kTile);
+      const int block = Arch::shuffle(block_, row % kTile), offset = Arch::shuffle(offset_, row % kTile);
       if (row < kTile) {
         const bool valid = block >= 0;
         T* target = to + row * kStride + element;
-        P::copy16(target, at(p_.k, k_, valid ? block : 0, offset) + element, valid);
-        P::copy16(target + kTile * kStride, at(p_.v, v_, valid ? block : 0, offset) + element, valid);
+        Arch::copy16(target, at(p_.k, k_, valid ? block : 0, offset) + element, valid);
+        Arch::copy16(target + kTile * kStride, at(p_.v, v_, valid ? block : 0, offset) + element, valid);
       }
     }
   }

@@ -31,7 +31,7 @@ struct Kernel {
 Kernel kernel_of(const AttentionParams& params, int warp_size);
 Kernel kernel_of(const GemvParams& params, int warp_size);
 Kernel kernel_of(const FlatGemmParams& params, int warp_size);
-Kernel kernel_of(const FinishParams& params, int warp_size);
+Kernel kernel_of(const EpilogueParams& params, int warp_size);
 Kernel kernel_of(const NormParams& params, int warp_size);
 Kernel kernel_of(const SiluMulParams& params, int warp_size);
 Kernel kernel_of(const RopeParams& params, int warp_size);
@@ -50,10 +50,9 @@ Residency residency(const Kernel& kernel, int device);
 // `params`: those that kernel_of() was asked for. Nothing happens without blocks.
 const char* launch(const Kernel& kernel, const void* params, void* stream, int device);
 
-// Counters that are 0, for blocks that wait for nobody else: those of launches that may run at the same time are
-// different ones. A launch leaves them at 0, so that none has to be cleared. Those of a stream live as long as the
-// process, those of a graph as long as the graph. (One graph that is instantiated twice has them once: its instances
-// must not run at the same time.)
+// Zeroed counters that tell a block whether it is the last to finish. Launches that may overlap get different counters.
+// Each launch sets its own back to 0. The counters of a stream live as long as the process, the counters of a graph as
+// long as the graph. (A graph that is instantiated twice has them once: its instances must not run at the same time.)
 struct Arrivals {
   const char* problem;
   int32_t* counters;

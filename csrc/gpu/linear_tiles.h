@@ -24,60 +24,60 @@ struct FlatTile {
   bool direct = false;  // direct_gemm_kernel.h: stages are slices in registers, all on their way while one is used
 };
 
-// Narrow; wide, which reads x half as often; direct, without shared memory; and wide by one large block of a
-// multiprocessor.
+// Four tile shapes. 0: 16 rows of the weight. 1: 32 rows, reads x half as often. 2: 16 rows without shared memory.
+// 3: 32 rows, one large block per multiprocessor.
 constexpr int kFlatTiles = 4, kDirectTile = 2, kLargeTile = 3;
 
 // Copies that bypass registers. 99 KiB is what a block can have on the smallest of these parts; where a multiprocessor
 // has more it runs two or three blocks. The large tile is for parts where a block can have 227 KiB: with N / 32 blocks
 // for about as many multiprocessors it alone has enough on its way. 128 bytes of a row at a time are what memory gives
 // best; many rows of x leave room for half of that.
-FDPP_INLINE constexpr FlatTile async_flat_tile(int columns, int tile) {
+FDPP_INLINE constexpr FlatTile async_flat_tile(int padded_m, int tile) {
   constexpr int kLimit = 99 * 1024, kLargeLimit = 227 * 1024;
   if (tile == kDirectTile) {
     // Measured on an H200 over rings of 1 to 6 slices, 4 to 16 warps and 1 to 6 blocks: bench/results/README.md.
-    if (columns <= 8) return {16, 64, 8, 2, kLimit, 3, true};
-    if (columns <= 16) return {16, 64, 8, 2, kLimit, 2, true};  // three would spill registers up to 8.9
-    return {16, 64, 8, columns <= 32 ? 2 : 1, kLimit, columns <= 32 ? 2 : 1, true};
+    if (padded_m <= 8) return {16, 64, 8, 2, kLimit, 3, true};
+    if (padded_m <= 16) return {16, 64, 8, 2, kLimit, 2, true};  // three would spill registers up to 8.9
+    return {16, 64, 8, padded_m <= 32 ? 2 : 1, kLimit, padded_m <= 32 ? 2 : 1, true};
   }
   if (tile == kLargeTile) {
-    if (columns <= 8) return {32, 64, 8, 4, kLargeLimit, 1};
-    if (columns <= 16) return {32, 64, 8, 3, kLargeLimit, 1};
-    if (columns <= 32) return {32, 32, 8, 4, kLargeLimit, 1};
+    if (padded_m <= 8) return {32, 64, 8, 4, kLargeLimit, 1};
+    if (padded_m <= 16) return {32, 64, 8, 3, kLargeLimit, 1};
+    if (padded_m <= 32) return {32, 32, 8, 4, kLargeLimit, 1};
     return {32, 32, 4, 5, kLargeLimit, 1};
   }
   const bool wide = tile == 1;
   const int rows = wide ? 32 : 16;
-  if (columns <= 8) return {rows, 64, 4, wide ? 4 : 5, kLimit, 3};
-  if (columns <= 16) return {rows, 64, 4, wide ? 3 : 4, kLimit, 2};
-  if (columns <= 32) return {rows, 64, 4, wide ? 2 : 3, kLimit, 2};
+  if (padded_m <= 8) return {rows, 64, 4, wide ? 4 : 5, kLimit, 3};
+  if (padded_m <= 16) return {rows, 64, 4, wide ? 3 : 4, kLimit, 2};
+  if (padded_m <= 32) return {rows, 64, 4, wide ? 2 : 3, kLimit, 2};
   return {rows, 32, 4, wide ? 2 : 3, kLimit, 2};
 }
 
 // Copies through registers: one stage, and more waves instead, for the reason that attention_tiles.h gives.
-FDPP_INLINE constexpr FlatTile register_flat_tile(int columns, int tile) {
+FDPP_INLINE constexpr FlatTile register_flat_tile(int padded_m, int tile) {
   if (tile >= 2) return {};
-  return {tile == 1 ? 32 : 16, columns <= 32 ? 64 : 32, 4, 1, 64 * 1024, 1};
+  return {tile == 1 ? 32 : 16, padded_m <= 32 ? 64 : 32, 4, 1, 64 * 1024, 1};
 }
 
-// The number of columns that M rows of x are padded to; `least` of them are what the matrix unit takes at once.
-constexpr int kMaxFlatColumns = 64;
+// What M rows of x are padded to; the matrix unit takes `least` rows at once.
+constexpr int kMaxPaddedM = 64;
 
-FDPP_INLINE constexpr int flat_columns(int64_t M, int least) {
-  int columns = least;
-  while (columns < M && columns < kMaxFlatColumns) columns *= 2;
-  return columns;
+FDPP_INLINE constexpr int pad_m(int64_t M, int least) {
+  int padded_m = least;
+  while (padded_m < M && padded_m < kMaxPaddedM) padded_m *= 2;
+  return padded_m;
 }
 
 // The tiles of one kind of hardware, for those who plan.
 struct LinearTiles {
   int warp_size;
   GemvTile gemv;
-  int least_columns;
-  FlatTile flat[4][kFlatTiles];  // for 8, 16, 32 and 64 columns
+  int least_padded_m;
+  FlatTile flat[4][kFlatTiles];  // for x padded to 8, 16, 32 and 64 rows
 
-  const FlatTile (&of(int columns) const)[kFlatTiles] {
-    return flat[columns <= 8 ? 0 : columns <= 16 ? 1 : columns <= 32 ? 2 : 3];
+  const FlatTile (&of(int padded_m) const)[kFlatTiles] {
+    return flat[padded_m <= 8 ? 0 : padded_m <= 16 ? 1 : padded_m <= 32 ? 2 : 3];
   }
 
   // How many of the flat tiles, in their order, a device has whose blocks can have so much shared memory.
@@ -88,15 +88,15 @@ struct LinearTiles {
   }
 };
 
-template <typename P>
+template <typename Arch>
 constexpr LinearTiles linear_tiles_of() {
-  LinearTiles tiles{P::kWarpSize, P::kGemvTile, P::template Fragments<f16>::kInputs, {}};
+  LinearTiles tiles{Arch::kWarpSize, Arch::kGemvTile, Arch::template Fragments<f16>::kInputs, {}};
   for (int i = 0; i < 4; ++i) {
-    for (int tile = 0; tile < kFlatTiles; ++tile) tiles.flat[i][tile] = P::flat_tile(8 << i, tile);
+    for (int tile = 0; tile < kFlatTiles; ++tile) tiles.flat[i][tile] = Arch::flat_tile(8 << i, tile);
   }
   return tiles;
 }
-template <typename P>
-inline constexpr LinearTiles kLinearTiles = linear_tiles_of<P>();
+template <typename Arch>
+inline constexpr LinearTiles kLinearTiles = linear_tiles_of<Arch>();
 
 }  // namespace fdpp

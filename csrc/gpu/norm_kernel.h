@@ -1,4 +1,4 @@
-// rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. P is an architecture
+// rms_norm and add_rms_norm (Zhang and Sennrich, arXiv 1910.07467) on a GPU: a block per row. Arch is an architecture
 // (arch.h), T the dtype, R that of the residual. The norm is that of the sum before it is rounded to R, which may have
 // no room for it.
 #pragma once
@@ -11,44 +11,45 @@
 namespace fdpp {
 
 // A token is one row and its kernel waits for memory only: whatever fits is asked for at once and stays in registers.
-template <typename P, typename T, typename R, int kWidth>
+template <typename Arch, typename T, typename R, int kWidth>
 class RmsNorm {
   static constexpr int kHeld = 2;  // chunks of a lane that stay in registers; wider rows are read twice
 
  public:
-  using Policy = P;
+  using Policy = Arch;
   static constexpr int kThreads = kWidth / kChunk;
-  static constexpr int kBlocks = 1;
-  static constexpr int kWarps = kThreads / P::kWarpSize;
+  static constexpr int kMinBlocksPerSM = 1;
+  static constexpr int kWarps = kThreads / Arch::kWarpSize;
   static constexpr int kSharedBytes = kWarps * static_cast<int>(sizeof(float));
 
-  static int64_t blocks(const NormParams& p) { return p.rows; }
+  static int64_t grid(const NormParams& p) { return p.rows; }
 
   FDPP_DEVICE static void run(const NormParams& p) {
-    const int64_t row = P::block_index(), first = int64_t{P::thread_index()} * kChunk;
+    const int64_t row = Arch::block_index(), first = int64_t{Arch::thread_index()} * kChunk;
     const T* const x = static_cast<const T*>(p.x) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
     const T* const weight = static_cast<const T*>(p.weight);
     T* const out = static_cast<T*>(p.out) + row * p.width;
     R* const residual = p.residual != nullptr ? static_cast<R*>(p.residual) + row * p.width : nullptr;
-    const bool whole = p.width % kChunk == 0 && is_whole<T>(x, 0) && is_whole<T>(weight, 0) && is_whole<R>(residual, 0);
-    P::wait_for_producers();
-    P::launch_dependents();
+    const bool whole =
+        p.width % kChunk == 0 && is_aligned16<T>(x, 0) && is_aligned16<T>(weight, 0) && is_aligned16<R>(residual, 0);
+    Arch::wait_for_producers();
+    Arch::launch_dependents();
 
     float held[kHeld][kChunk] = {}, before[kHeld][kChunk] = {}, factors[kHeld][kChunk] = {};
     FDPP_UNROLL
     for (int c = 0; c < kHeld; ++c) {
       const int64_t i = first + c * kWidth;
       if (i >= p.width) break;
-      load_chunk<P>(held[c], x + i, p.width - i, whole);
-      if (residual != nullptr) load_chunk<P>(before[c], residual + i, p.width - i, whole);
-      load_chunk<P>(factors[c], weight + i, p.width - i, whole);
+      load_chunk<Arch>(held[c], x + i, p.width - i, whole);
+      if (residual != nullptr) load_chunk<Arch>(before[c], residual + i, p.width - i, whole);
+      load_chunk<Arch>(factors[c], weight + i, p.width - i, whole);
     }
     float squares = 0.0f;
     FDPP_UNROLL
     for (int c = 0; c < kHeld; ++c) {
       const int64_t i = first + c * kWidth;
       for (int k = 0; k < kChunk; ++k) held[c][k] += before[c][k];
-      if (residual != nullptr && i < p.width) store_chunk<P>(residual + i, held[c], p.width - i, whole);
+      if (residual != nullptr && i < p.width) store_chunk<Arch>(residual + i, held[c], p.width - i, whole);
       for (int k = 0; k < kChunk; ++k) squares += held[c][k] * held[c][k];
     }
     for (int64_t i = first + kHeld * kWidth; i < p.width; i += kWidth) {
@@ -66,8 +67,8 @@ class RmsNorm {
     for (int64_t i = first + kHeld * kWidth; i < p.width; i += kWidth) {
       float values[kChunk], weights[kChunk];
       load_normed(values, x, residual, i, p.width, whole);
-      if (residual != nullptr) store_chunk<P>(residual + i, values, p.width - i, whole);
-      load_chunk<P>(weights, weight + i, p.width - i, whole);
+      if (residual != nullptr) store_chunk<Arch>(residual + i, values, p.width - i, whole);
+      load_chunk<Arch>(weights, weight + i, p.width - i, whole);
       store(out + i, values, weights, scale, p.width - i, whole);
     }
   }
@@ -76,27 +77,28 @@ class RmsNorm {
   FDPP_INLINE static void store(T* out, float (&values)[kChunk], const float (&factors)[kChunk], float scale,
                                 int64_t count, bool whole) {
     for (int k = 0; k < kChunk; ++k) values[k] = values[k] * scale * factors[k];
-    store_chunk<P>(out, values, count, whole);
+    store_chunk<Arch>(out, values, count, whole);
   }
 
   // A chunk of x, or of its sum with the residual.
   FDPP_INLINE static void load_normed(float (&values)[kChunk], const T* x, const R* residual, int64_t i, int64_t width,
                                       bool whole) {
-    load_chunk<P>(values, x + i, width - i, whole);
+    load_chunk<Arch>(values, x + i, width - i, whole);
     if (residual == nullptr) return;
     float before[kChunk];
-    load_chunk<P>(before, residual + i, width - i, whole);
+    load_chunk<Arch>(before, residual + i, width - i, whole);
     for (int k = 0; k < kChunk; ++k) values[k] += before[k];
   }
 
   FDPP_INLINE static float sum_of_block(float x) {
-    float* const shared = reinterpret_cast<float*>(P::shared_memory());
+    float* const shared = reinterpret_cast<float*>(Arch::shared_memory());
     FDPP_UNROLL
-    for (int mask = 1; mask < P::kWarpSize; mask *= 2) x += P::shuffle_xor(x, mask);
-    if (P::thread_index() % P::kWarpSize == 0) P::shared_store(shared + P::thread_index() / P::kWarpSize, x);
-    P::barrier();
+    for (int mask = 1; mask < Arch::kWarpSize; mask *= 2) x += Arch::shuffle_xor(x, mask);
+    if (Arch::thread_index() % Arch::kWarpSize == 0)
+      Arch::shared_store(shared + Arch::thread_index() / Arch::kWarpSize, x);
+    Arch::barrier();
     float sum = 0.0f;
-    for (int warp = 0; warp < kWarps; ++warp) sum += P::shared_load(shared + warp);
+    for (int warp = 0; warp < kWarps; ++warp) sum += Arch::shared_load(shared + warp);
     return sum;
   }
 };

@@ -1,4 +1,4 @@
-// rope_append (RoFormer, arXiv 2104.09864) on a GPU: a block per token and head of q, k or v. P is an architecture
+// rope_append (RoFormer, arXiv 2104.09864) on a GPU: a block per token and head of q, k or v. Arch is an architecture
 // (arch.h), T the dtype.
 #pragma once
 
@@ -9,23 +9,21 @@
 
 namespace fdpp {
 
-template <typename P, typename T>
+template <typename Arch, typename T>
 class RopeAppend {
  public:
-  using Policy = P;
+  using Policy = Arch;
   static constexpr int kThreads = 64;
-  static constexpr int kBlocks = 1;
+  static constexpr int kMinBlocksPerSM = 1;
   static constexpr int kSharedBytes = 0;
 
-  static int64_t blocks(const RopeParams& p) {
-    return int64_t{p.batch} * p.query_len * (p.query_heads + 2 * p.kv_heads);
-  }
+  static int64_t grid(const RopeParams& p) { return int64_t{p.batch} * p.query_len * (p.query_heads + 2 * p.kv_heads); }
 
   FDPP_DEVICE static void run(const RopeParams& p) {
-    P::wait_for_producers();
-    P::launch_dependents();
-    const int heads = p.query_heads + 2 * p.kv_heads, head = P::block_index() % heads;
-    const int64_t token = P::block_index() / heads, b = token / p.query_len, s = token % p.query_len;
+    Arch::wait_for_producers();
+    Arch::launch_dependents();
+    const int heads = p.query_heads + 2 * p.kv_heads, head = Arch::block_index() % heads;
+    const int64_t token = Arch::block_index() / heads, b = token / p.query_len, s = token % p.query_len;
     const int position = p.positions[b * p.positions_stride + s];
     const Slot slot = slot_of(p, b, position);
     if (head < p.query_heads) {
@@ -70,21 +68,21 @@ class RopeAppend {
   }
 
   FDPP_INLINE static void fill(T* to, int count) {
-    for (int i = P::thread_index(); i < count; i += kThreads) to[i] = narrow<P, T>(NAN);
+    for (int i = Arch::thread_index(); i < count; i += kThreads) to[i] = narrow<Arch, T>(NAN);
   }
 
   // (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + half) or (2 i, 2 i + 1) below `rotated`; the rest is
   // copied.
   FDPP_INLINE static void rotate(const RopeParams& p, T* to, const T* from, int rotated, int position) {
     const int half = rotated / 2;
-    for (int i = P::thread_index(); i < half; i += kThreads) {
+    for (int i = Arch::thread_index(); i < half; i += kThreads) {
       const int64_t angle = int64_t{position} * half + i;
       const int first = p.interleaved ? 2 * i : i, second = p.interleaved ? 2 * i + 1 : i + half;
-      const float a = widen<P>(from[first]), b = widen<P>(from[second]), cos = p.cos[angle], sin = p.sin[angle];
-      to[first] = narrow<P, T>(a * cos - b * sin);
-      to[second] = narrow<P, T>(b * cos + a * sin);
+      const float a = widen<Arch>(from[first]), b = widen<Arch>(from[second]), cos = p.cos[angle], sin = p.sin[angle];
+      to[first] = narrow<Arch, T>(a * cos - b * sin);
+      to[second] = narrow<Arch, T>(b * cos + a * sin);
     }
-    for (int i = rotated + P::thread_index(); i < p.head_dim; i += kThreads) to[i] = from[i];
+    for (int i = rotated + Arch::thread_index(); i < p.head_dim; i += kThreads) to[i] = from[i];
   }
 };
 

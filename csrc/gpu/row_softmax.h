@@ -28,7 +28,7 @@ struct GuardOf<f16> {
 };
 #endif
 
-template <typename P, typename Fragment, int D>
+template <typename Arch, typename Fragment, int D>
 class RowSoftmax {
  public:
   static constexpr int kValues = Fragment::kValues, kSlots = Fragment::kSlots;
@@ -36,7 +36,7 @@ class RowSoftmax {
   using Guard = typename GuardOf<typename Fragment::T>::type;
 
   FDPP_INLINE RowSoftmax(const AttentionParams& params, const AttentionBlock& block)
-      : p_(params), lane_(P::thread_index() % P::kWarpSize) {
+      : p_(params), lane_(Arch::thread_index() % Arch::kWarpSize) {
     scale_ = p_.softcap > 0.0f ? p_.softmax_scale / p_.softcap : p_.softmax_scale * kLog2e;
     FDPP_UNROLL
     for (int s = 0; s < kSlots; ++s) {
@@ -74,11 +74,11 @@ class RowSoftmax {
     bool outside = false;
     FDPP_UNROLL
     for (int s = 0; s < kSlots; ++s) outside |= most[s] > (empty_[s] ? -INFINITY : r_[s] + Guard::kHigh);
-    if (Guard::kEveryTile || P::any(outside)) move(most);
+    if (Guard::kEveryTile || Arch::any(outside)) move(most);
     FDPP_UNROLL
     for (int i = 0; i < kValues; ++i) {
       const int s = Fragment::slot(i);
-      x[i] = P::exp2(x[i] - r_[s]);
+      x[i] = Arch::exp2(x[i] - r_[s]);
       l_[s] += x[i];
     }
   }
@@ -95,7 +95,7 @@ class RowSoftmax {
   FDPP_INLINE static float tanh(float x) {
     const float square = x * x;
     const float p = ((0.016437566f * square - 0.052671805f) * square + 0.13320725f) * square - 0.33332947f;
-    const float far = 1.0f - 2.0f / (1.0f + P::exp2(x * (2.0f * kLog2e)));
+    const float far = 1.0f - 2.0f / (1.0f + Arch::exp2(x * (2.0f * kLog2e)));
     return fabsf(x) < 0.55f ? x + x * square * p : far;
   }
 
@@ -113,13 +113,13 @@ class RowSoftmax {
     FDPP_UNROLL
     for (int s = 0; s < kSlots; ++s) {
       const float tile_max = Fragment::max_of_row(most[s]);
-      const Rereference next = guard<Guard, P>(r_[s], empty_[s], tile_max);
+      const Rereference next = guard<Guard, Arch>(r_[s], empty_[s], tile_max);
       r_[s] = next.reference;
       rescale[s] = next.rescale;
       l_[s] *= next.rescale;
       empty_[s] = empty_[s] && !(tile_max > -INFINITY);
       if (next.moved && Fragment::leads_row(lane_) && p_.rereference_count != nullptr) {
-        P::add(p_.rereference_count + head_[s], 1);
+        Arch::add(p_.rereference_count + head_[s], 1);
       }
     }
     FDPP_UNROLL

@@ -6,39 +6,40 @@
 
 namespace fdpp {
 
-template <typename P, typename T, int kColumns, FlatTile kTile>
+template <typename Arch, typename T, int kPaddedM, FlatTile kTile>
 class WeightStream {
   static constexpr int kChunks = kTile.depth / kChunk;     // of a row
-  static constexpr int kRows = P::kWarpSize / kChunks;     // that the lanes of a warp copy at once
+  static constexpr int kRows = Arch::kWarpSize / kChunks;  // that the lanes of a warp copy at once
   static constexpr int kStep = kTile.warps * kTile.depth;  // from a slice of a warp to its next
 
  public:
   // Elements between rows: an odd multiple of 16 bytes, so that 8 rows at the same place lie in different banks.
   static constexpr int kStride = kTile.depth + kChunk;
-  static constexpr int kStageElements = (kTile.rows + kColumns) * kStride;  // rows of the weight, then those of x
+  static constexpr int kStageElements = (kTile.rows + kPaddedM) * kStride;  // rows of the weight, then those of x
   static constexpr int kBytes = kTile.stages * kStageElements * static_cast<int>(sizeof(T));
   static_assert(kTile.depth % kFragment == 0 && kTile.rows % kFragment == 0 && kTile.stages >= 1);
-  static_assert(kTile.rows % kRows == 0 && kColumns % kRows == 0, "a lane's rows are kRows apart");
+  static_assert(kTile.rows % kRows == 0 && kPaddedM % kRows == 0, "a lane's rows are kRows apart");
 
   // `steps` steps from `first` on; what lies beyond N, M and K is zero.
   FDPP_INLINE WeightStream(const LinearParams& params, const FlatWork& work, char* memory, int64_t first, int steps)
       : p_(params), work_(work), memory_(reinterpret_cast<T*>(memory)), left_(steps) {
-    const int lane = P::thread_index() % P::kWarpSize;
+    const int lane = Arch::thread_index() % Arch::kWarpSize;
     row_ = lane / kChunks;
     element_ = lane % kChunks * kChunk;
-    whole_ = p_.K % kChunk == 0 && is_whole<T>(p_.weight, p_.weight_stride) && is_whole<T>(p_.x, p_.x_stride);
+    full_vectors_ =
+        p_.K % kChunk == 0 && is_aligned16<T>(p_.weight, p_.weight_stride) && is_aligned16<T>(p_.x, p_.x_stride);
     begin_tile(first / work.steps_per_tile, static_cast<int>(first % work.steps_per_tile));
   }
 
   // Hints at the weights of the first `steps` steps, which may be called for before anything may be read.
   FDPP_INLINE void prefetch(int steps) const {
-    if (!whole_) return;
+    if (!full_vectors_) return;
     FDPP_UNROLL_BY(1)
     for (int step = 0; step < steps; ++step) {
       if (step >= left_ || step * kStep >= k_left_) return;
       const T* from = weight_.lane + step * kStep;
       FDPP_UNROLL_BY(1)
-      for (int row = 0; row < weight_.rows; row += kRows, from += kRows * weight_.stride) P::prefetch(from);
+      for (int row = 0; row < weight_.rows; row += kRows, from += kRows * weight_.stride) Arch::prefetch(from);
     }
   }
 
@@ -46,12 +47,12 @@ class WeightStream {
   FDPP_INLINE void fetch(int stage) {
     if (left_ > 0) {
       T* const to = memory_ + stage * kStageElements + row_ * kStride + element_;
-      if (whole_) {
+      if (full_vectors_) {
         copy<true, kTile.rows>(to, weight_);
-        copy<true, kColumns>(to + kTile.rows * kStride, x_);
+        copy<true, kPaddedM>(to + kTile.rows * kStride, x_);
       } else {
         copy<false, kTile.rows>(to, weight_);
-        copy<false, kColumns>(to + kTile.rows * kStride, x_);
+        copy<false, kPaddedM>(to + kTile.rows * kStride, x_);
       }
       --left_;
       weight_.lane += kStep;
@@ -59,7 +60,7 @@ class WeightStream {
       k_left_ -= kStep;
       if (++step_ == work_.steps_per_tile) begin_tile(tile_ + 1, 0);
     }
-    P::copy_commit();
+    Arch::copy_commit();
   }
 
   FDPP_INLINE const T* weights(int stage) const { return memory_ + stage * kStageElements; }
@@ -74,11 +75,11 @@ class WeightStream {
   };
 
   FDPP_INLINE void begin_tile(int64_t tile, int step) {
-    const int warp = P::thread_index() / P::kWarpSize;
+    const int warp = Arch::thread_index() / Arch::kWarpSize;
     const int64_t k = (int64_t{step} * kTile.warps + warp) * kTile.depth + element_;
-    const int64_t n = tile / work_.row_tiles * kTile.rows + row_, m = tile % work_.row_tiles * kColumns + row_;
+    const int64_t n = tile / work_.row_tiles * kTile.rows + row_, m = tile % work_.row_tiles * kPaddedM + row_;
     weight_ = operand(p_.weight, p_.weight_stride, n, p_.N, kTile.rows, k);
-    x_ = operand(p_.x, p_.x_stride, m, p_.M, kColumns, k);
+    x_ = operand(p_.x, p_.x_stride, m, p_.M, kPaddedM, k);
     k_left_ = p_.K - k;
     tile_ = tile;
     step_ = step;
@@ -89,14 +90,14 @@ class WeightStream {
             static_cast<int>(rows - row < most ? rows - row : most)};
   }
 
-  template <bool kWhole, int kCount>
+  template <bool kFullVectors, int kCount>
   FDPP_INLINE void copy(T* to, const Operand& operand) const {
     const T* from = operand.lane;
     const int rows = k_left_ > 0 ? operand.rows : 0;
-    FDPP_UNROLL_BY(kWhole ? kCount : 1)
+    FDPP_UNROLL_BY(kFullVectors ? kCount : 1)
     for (int row = 0; row < kCount; row += kRows, from += kRows * operand.stride) {
-      if constexpr (kWhole) {
-        P::copy16(to + row * kStride, from, row < rows);
+      if constexpr (kFullVectors) {
+        Arch::copy16(to + row * kStride, from, row < rows);
       } else {
         copy_elements(to + row * kStride, from, row < rows ? k_left_ : 0);
       }
@@ -109,7 +110,7 @@ class WeightStream {
     uint16_t elements[kChunk];
     for (int i = 0; i < kChunk; ++i) elements[i] = i < count ? from[i].bits : uint16_t{0};
     for (int i = 0; i < 4; ++i) bytes.words[i] = elements[2 * i] | uint32_t{elements[2 * i + 1]} << 16;
-    P::shared_store(reinterpret_cast<Bytes16*>(to), bytes);
+    Arch::shared_store(reinterpret_cast<Bytes16*>(to), bytes);
   }
 
   const LinearParams& p_;
@@ -118,7 +119,7 @@ class WeightStream {
   Operand weight_, x_;
   int64_t k_left_, tile_;            // k_left_: elements of a row from the lane's place on
   int left_, step_, row_, element_;  // row_, element_: the lane's place in a slice
-  bool whole_;
+  bool full_vectors_;
 };
 
 }  // namespace fdpp

@@ -25,12 +25,13 @@ Result with_dtype(DType dtype, Use use) {
   return Result{};
 }
 
-template <typename Result, typename P, typename Use>
+template <typename Result, typename Arch, typename Use>
 Result with_kernel(const AttentionParams& p, Use use) {
   return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
     const auto with_tile = [&]<int D>(std::integral_constant<int, D>) -> Result {
-      if (p.tile == 0) return use(std::type_identity<DecodeAttention<P, T, D, 0>>{});
-      if constexpr (P::attention_tiles(D, 1).warps > 0) return use(std::type_identity<DecodeAttention<P, T, D, 1>>{});
+      if (p.tile == 0) return use(std::type_identity<DecodeAttention<Arch, T, D, 0>>{});
+      if constexpr (Arch::attention_tiles(D, 1).warps > 0)
+        return use(std::type_identity<DecodeAttention<Arch, T, D, 1>>{});
       return Result{};
     };
     switch (p.head_dim) {
@@ -45,60 +46,61 @@ Result with_kernel(const AttentionParams& p, Use use) {
   });
 }
 
-template <typename Result, typename P, typename Use>
+template <typename Result, typename Arch, typename Use>
 Result with_kernel(const GemvParams& p, Use use) {
   return with_dtype<Result>(p.linear.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
     switch (p.linear.M) {
-      case 1: return use(std::type_identity<Gemv<P, T, 1>>{});
-      case 2: return use(std::type_identity<Gemv<P, T, 2>>{});
-      case 3: return use(std::type_identity<Gemv<P, T, 3>>{});
+      case 1: return use(std::type_identity<Gemv<Arch, T, 1>>{});
+      case 2: return use(std::type_identity<Gemv<Arch, T, 2>>{});
+      case 3: return use(std::type_identity<Gemv<Arch, T, 3>>{});
     }
-    return use(std::type_identity<Gemv<P, T, kGemvRows>>{});
+    return use(std::type_identity<Gemv<Arch, T, kGemvRows>>{});
   });
 }
 
-template <typename Result, typename P, typename Use>
+template <typename Result, typename Arch, typename Use>
 Result with_kernel(const FlatGemmParams& p, Use use) {
   return with_dtype<Result>(p.linear.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
-    const auto with_columns = [&]<int kColumns>(std::integral_constant<int, kColumns>) -> Result {
+    const auto with_padded_m = [&]<int kPaddedM>(std::integral_constant<int, kPaddedM>) -> Result {
       switch (p.tile) {
-        case 0: return use(std::type_identity<FlatGemm<P, T, kColumns, 0>>{});
-        case 1: return use(std::type_identity<FlatGemm<P, T, kColumns, 1>>{});
+        case 0: return use(std::type_identity<FlatGemm<Arch, T, kPaddedM, 0>>{});
+        case 1: return use(std::type_identity<FlatGemm<Arch, T, kPaddedM, 1>>{});
         case 2:
-          if constexpr (P::flat_tile(kColumns, 2).rows > 0)
-            return use(std::type_identity<DirectGemm<P, T, kColumns, 2>>{});
+          if constexpr (Arch::flat_tile(kPaddedM, 2).rows > 0)
+            return use(std::type_identity<DirectGemm<Arch, T, kPaddedM, 2>>{});
           break;
         case 3:
-          if constexpr (P::flat_tile(kColumns, 3).rows > 0)
-            return use(std::type_identity<FlatGemm<P, T, kColumns, 3>>{});
+          if constexpr (Arch::flat_tile(kPaddedM, 3).rows > 0)
+            return use(std::type_identity<FlatGemm<Arch, T, kPaddedM, 3>>{});
       }
       return Result{};
     };
-    if constexpr (P::template Fragments<T>::kInputs == 8) {
-      if (p.columns == 8) return with_columns(std::integral_constant<int, 8>{});
+    if constexpr (Arch::template Fragments<T>::kInputs == 8) {
+      if (p.padded_m == 8) return with_padded_m(std::integral_constant<int, 8>{});
     }
-    switch (p.columns) {
-      case 16: return with_columns(std::integral_constant<int, 16>{});
-      case 32: return with_columns(std::integral_constant<int, 32>{});
-      case 64: return with_columns(std::integral_constant<int, 64>{});
+    switch (p.padded_m) {
+      case 16: return with_padded_m(std::integral_constant<int, 16>{});
+      case 32: return with_padded_m(std::integral_constant<int, 32>{});
+      case 64: return with_padded_m(std::integral_constant<int, 64>{});
     }
     return Result{};
   });
 }
 
-template <typename Result, typename P, typename Use>
-Result with_kernel(const FinishParams& p, Use use) {
-  return with_dtype<Result>(
-      p.linear.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<FinishLinear<P, T>>{}); });
+template <typename Result, typename Arch, typename Use>
+Result with_kernel(const EpilogueParams& p, Use use) {
+  return with_dtype<Result>(p.linear.dtype, [&]<typename T>(std::type_identity<T>) {
+    return use(std::type_identity<LinearEpilogue<Arch, T>>{});
+  });
 }
 
-template <typename Result, typename P, typename Use>
+template <typename Result, typename Arch, typename Use>
 Result with_kernel(const NormParams& p, Use use) {
   return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
     const auto with_width = [&]<int kWidth>(std::integral_constant<int, kWidth>) -> Result {
       if (p.residual != nullptr && p.residual_dtype == DType::f32)
-        return use(std::type_identity<RmsNorm<P, T, float, kWidth>>{});
-      return use(std::type_identity<RmsNorm<P, T, T, kWidth>>{});
+        return use(std::type_identity<RmsNorm<Arch, T, float, kWidth>>{});
+      return use(std::type_identity<RmsNorm<Arch, T, T, kWidth>>{});
     };
     // Heads (of norms of q and k) and whole tokens.
     if (p.width <= 1024) return with_width(std::integral_constant<int, 1024>{});
@@ -106,16 +108,16 @@ Result with_kernel(const NormParams& p, Use use) {
   });
 }
 
-template <typename Result, typename P, typename Use>
+template <typename Result, typename Arch, typename Use>
 Result with_kernel(const SiluMulParams& p, Use use) {
   return with_dtype<Result>(
-      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<SiluMul<P, T>>{}); });
+      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<SiluMul<Arch, T>>{}); });
 }
 
-template <typename Result, typename P, typename Use>
+template <typename Result, typename Arch, typename Use>
 Result with_kernel(const RopeParams& p, Use use) {
   return with_dtype<Result>(
-      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<RopeAppend<P, T>>{}); });
+      p.dtype, [&]<typename T>(std::type_identity<T>) { return use(std::type_identity<RopeAppend<Arch, T>>{}); });
 }
 
 }  // namespace fdpp

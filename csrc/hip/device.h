@@ -6,7 +6,7 @@
 #define FDPP_UNROLL FDPP_PRAGMA(unroll)
 #define FDPP_UNROLL_BY(count) FDPP_PRAGMA(unroll count)
 
-// The second number of __launch_bounds__ is another one here; the compiler's own choice does.
+// The second argument of __launch_bounds__ means something else on HIP. We leave it out.
 #define FDPP_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__((threads))
 
 #include <hip/hip_runtime.h>

@@ -15,8 +15,7 @@
 namespace fdpp::gpu {
 namespace {
 
-// What went wrong, or null. The runtime's memory of it is cleared: whoever asks next would take it for an error of
-// their own.
+// What went wrong, or null. Clears the sticky error, so that a later hipGetLastError does not report it.
 const char* problem(hipError_t error) {
   if (error == hipSuccess) return nullptr;
   static_cast<void>(hipGetLastError());
@@ -28,7 +27,7 @@ int attribute(hipDeviceAttribute_t which, int device) {
   return problem(hipDeviceGetAttribute(&value, which, device)) == nullptr ? value : 0;
 }
 
-// Calls of this thread that a capture of a graph would not allow are not held against it.
+// While an `Uncaptured` lives, calls that are illegal during graph capture (hipMalloc, ...) do not break the capture.
 class Uncaptured {
  public:
   Uncaptured() : wrong_(problem(hipThreadExchangeStreamCaptureMode(&mode_))) {}
@@ -45,7 +44,7 @@ class Uncaptured {
 
 // What is computed once and kept, unless it went wrong.
 template <typename Key, typename Value>
-class Memory {
+class Memo {
  public:
   template <typename Make>
   Value get(const Key& key, Make make) {
@@ -65,7 +64,8 @@ class Memory {
 Device describe(int index) {
   const auto value = [&](hipDeviceAttribute_t which) { return attribute(which, index); };
   const double kilohertz = 1e3, bits = 8.0;
-  const int major = value(hipDeviceAttributeComputeCapabilityMajor), minor = value(hipDeviceAttributeComputeCapabilityMinor);
+  const int major = value(hipDeviceAttributeComputeCapabilityMajor);
+  const int minor = value(hipDeviceAttributeComputeCapabilityMinor);
   Device device{};
   device.index = index;
   device.warp_size = value(hipDeviceAttributeWarpSize);
@@ -174,7 +174,7 @@ class GraphCounters {
 }  // namespace
 
 Device device(int index) {
-  static Memory<int, Device> devices;
+  static Memo<int, Device> devices;
   return devices.get(index, [&] { return describe(index); });
 }
 
@@ -187,7 +187,7 @@ DeviceName device_name(int index) {
 }
 
 Residency residency(const Kernel& kernel, int device) {
-  static Memory<std::tuple<int, const void*>, Residency> kernels;
+  static Memo<std::tuple<int, const void*>, Residency> kernels;
   return kernels.get({device, kernel.function}, [&] { return prepare(kernel); });
 }
 
@@ -215,7 +215,7 @@ Arrivals arrivals(int64_t count, void* stream, int device) {
   while (size < count) size *= 2;
   static GraphCounters& captured = *new GraphCounters;  // never destroyed: graphs may outlive what is static
   if (graph != nullptr) return captured.get({device, id, capture, size}, graph);
-  static Memory<std::tuple<int, unsigned long long, int64_t>, Arrivals> counters;
+  static Memo<std::tuple<int, unsigned long long, int64_t>, Arrivals> counters;
   return counters.get({device, id, size}, [&] { return allocate(size); });
 }
 

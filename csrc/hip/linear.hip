@@ -15,12 +15,12 @@ Kernel kernel_of(const FlatGemmParams& params, int warp_size) {
   return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
 }
 
-Kernel kernel_of(const FinishParams& params, int warp_size) {
+Kernel kernel_of(const EpilogueParams& params, int warp_size) {
   return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
 }
 
 const LinearTiles& linear_tiles(int warp_size) {
-  return *with_policy(warp_size, []<typename P>(P) { return &kLinearTiles<P>; });
+  return *with_policy(warp_size, []<typename Arch>(Arch) { return &kLinearTiles<Arch>; });
 }
 
 }  // namespace fdpp::gpu

@@ -19,7 +19,7 @@ struct Rdna : Amd<32> {
   template <typename T>
   using Fragments = FragmentsWave32<Rdna, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return register_tiles(head_dim, tile); }
-  static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
+  static constexpr FlatTile flat_tile(int padded_m, int tile) { return register_flat_tile(padded_m, tile); }
   static constexpr GemvTile kGemvTile{4, 2, 4};
 
   // "RDNA3 Instruction Set Architecture", "Wave Matrix Multiply Accumulate": V_WMMA_F32_16X16X16_F16 and ..._BF16.

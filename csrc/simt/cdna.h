@@ -12,7 +12,7 @@ struct Cdna : Host<64> {
   template <typename T>
   using Fragments = FragmentsWave64<Cdna, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return register_tiles(head_dim, tile); }
-  static constexpr FlatTile flat_tile(int columns, int tile) { return register_flat_tile(columns, tile); }
+  static constexpr FlatTile flat_tile(int padded_m, int tile) { return register_flat_tile(padded_m, tile); }
   static constexpr GemvTile kGemvTile{4, 2, 4};
 
   // "AMD Instinct MI300 Instruction Set Architecture", "Matrix Arithmetic Instructions": V_MFMA_F32_16X16X16_F16 and

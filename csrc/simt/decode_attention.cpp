@@ -6,7 +6,7 @@ namespace fdpp::simt {
 template void run(Machine, const AttentionParams&, uint64_t);
 
 AttentionTiles attention_tiles(Machine machine, int head_dim, int tile) {
-  return with_policy(machine, [&]<typename P>(P) { return P::attention_tiles(head_dim, tile); });
+  return with_policy(machine, [&]<typename Arch>(Arch) { return Arch::attention_tiles(head_dim, tile); });
 }
 
 }  // namespace fdpp::simt

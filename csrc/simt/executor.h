@@ -78,8 +78,8 @@ inline void copy16(void* shared, const void* global) {
   }
 }
 
-// Nothing is hidden from other blocks, but a thread of the block that has not published since the last arrival is
-// reported, and a counter that holds no number of blocks that are still to come.
+// The executor sees all writes at once. It reports two mistakes: a thread of the block that did not publish() since the
+// last arrival, and a counter outside 0..count - 1.
 void publish();
 void check_arrival(int counter, int count);
 

@@ -5,10 +5,10 @@ namespace fdpp::simt {
 
 template void run(Machine, const GemvParams&, uint64_t);
 template void run(Machine, const FlatGemmParams&, uint64_t);
-template void run(Machine, const FinishParams&, uint64_t);
+template void run(Machine, const EpilogueParams&, uint64_t);
 
 const LinearTiles& linear_tiles(Machine machine) {
-  return *with_policy(machine, []<typename P>(P) { return &kLinearTiles<P>; });
+  return *with_policy(machine, []<typename Arch>(Arch) { return &kLinearTiles<Arch>; });
 }
 
 }  // namespace fdpp::simt

@@ -12,7 +12,7 @@ struct Nvidia : Host<32> {
   template <typename T>
   using Fragments = FragmentsM16N8K16<Nvidia, T>;
   static constexpr AttentionTiles attention_tiles(int head_dim, int tile) { return async_tiles(head_dim, tile); }
-  static constexpr FlatTile flat_tile(int columns, int tile) { return async_flat_tile(columns, tile); }
+  static constexpr FlatTile flat_tile(int padded_m, int tile) { return async_flat_tile(padded_m, tile); }
   static constexpr GemvTile kGemvTile{8, 2, 4};
 
   static void copy16(void* shared, const void* global, bool valid) { issue_copy(shared, valid ? global : nullptr); }

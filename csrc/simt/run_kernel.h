@@ -24,9 +24,9 @@ auto with_policy(Machine machine, Use use) {
 
 template <typename Params>
 void run(Machine machine, const Params& params, uint64_t seed) {
-  const bool found = with_policy(machine, [&]<typename P>(P) {
-    return with_kernel<bool, P>(params, [&]<typename Kernel>(std::type_identity<Kernel>) {
-      const Grid grid{Kernel::blocks(params), Kernel::kThreads, P::kWarpSize, Kernel::kSharedBytes};
+  const bool found = with_policy(machine, [&]<typename Arch>(Arch) {
+    return with_kernel<bool, Arch>(params, [&]<typename Kernel>(std::type_identity<Kernel>) {
+      const Grid grid{Kernel::grid(params), Kernel::kThreads, Arch::kWarpSize, Kernel::kSharedBytes};
       launch(grid, seed, [](const void* p) { Kernel::run(*static_cast<const Params*>(p)); }, &params);
       return true;
     });

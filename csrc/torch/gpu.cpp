@@ -83,9 +83,9 @@ const GpuLibrary library{};
 
 #ifdef FDPP_RUNNING_MAXIMUM
 STABLE_TORCH_LIBRARY(fdpp_running_maximum, m) { schemas::define(m); }
-STABLE_TORCH_LIBRARY_IMPL(fdpp_running_maximum, CUDA, m) { GpuOperators<GpuBackend>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_running_maximum, CUDA, m) { implement<GpuOperators<GpuBackend>>(m); }
 #else
-STABLE_TORCH_LIBRARY_IMPL(fdpp, CUDA, m) { GpuOperators<GpuBackend>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp, CUDA, m) { implement<GpuOperators<GpuBackend>>(m); }
 #endif
 
 }  // namespace

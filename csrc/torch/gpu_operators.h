@@ -1,5 +1,5 @@
 // The operators of fdpp over the GPU kernels: tensors -> parameters -> launch. One source for the GPU libraries and for
-// the host that executes their kernels; they differ in the backend B, an object that lives for one call:
+// the simulation; they differ in the backend B, an object that lives for one call:
 //
 //   B(const char* op, const Tensor& x)                 makes the device of x current
 //   int B::device(), B::multiprocessors()
@@ -7,9 +7,9 @@
 //   const LinearTiles& B::tiles()
 //   int B::flat_tiles()                                how many of them fit
 //   int B::resident_blocks(const Params&)              blocks of the kernel that run on a multiprocessor at a time
-//   AttentionTiles B::attention_tiles(int head_dim, int tile)      with 0 warps where there is no such tile, or it does not fit
+//   AttentionTiles B::attention_tiles(int head_dim, int tile)   0 warps where there is no such tile, or it does not fit
 //   AttentionCosts B::attention_costs()
-//   int32_t* B::arrivals(int64_t count)                counters that are 0
+//   int32_t* B::arrivals(int64_t count)                zeroed counters
 //   void B::prepare(Tensor& scratch)                   what it wants done with scratch before a launch
 //   void B::run(const Params&)                         launches; throws what went wrong
 #pragma once
@@ -23,6 +23,7 @@
 #include "gpu/gemv_plan.h"
 #include "torch/arguments/attention.h"
 #include "torch/arguments/fused.h"
+#include "torch/arguments/implement.h"
 #include "torch/arguments/linear.h"
 
 namespace fdpp {
@@ -73,7 +74,7 @@ struct GpuOperators {
 
   static Tensor gemv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
                      bool gated) {
-    const LinearArguments arguments{"gemv", x, weight, bias, residual, gated};
+    const LinearInputs arguments{"gemv", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     B backend(arguments.op, x);
     return run_gemv(backend, arguments, call);
@@ -81,7 +82,7 @@ struct GpuOperators {
 
   static Tensor flat_gemm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
                           const OptionalTensor& residual, bool gated) {
-    const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
+    const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     B backend(arguments.op, x);
     check_flat_rows(arguments.op, call.params.M);
@@ -91,7 +92,7 @@ struct GpuOperators {
 
   static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                        const OptionalTensor& residual, bool gated) {
-    const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
+    const LinearInputs arguments{"linear", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     const LinearParams& p = call.params;
     B backend(arguments.op, x);
@@ -105,7 +106,7 @@ struct GpuOperators {
     if (!has_epilogue(p)) return product;
     Tensor out = make_output(arguments, call);
     check_matrix_dtype(arguments.op, "x", x);
-    backend.run(FinishParams{call.params, product.data_ptr()});
+    backend.run(EpilogueParams{call.params, product.data_ptr()});
     return out;
   }
 
@@ -133,19 +134,6 @@ struct GpuOperators {
     return call.out;
   }
 
-  // All of them, for the library of a namespace.
-  template <typename Library>
-  static void implement(Library& m) {
-    implement_decode_attention<attention>(m);
-    m.impl("gemv", TORCH_BOX(&gemv));
-    m.impl("flat_gemm", TORCH_BOX(&flat_gemm));
-    m.impl("linear", TORCH_BOX(&linear));
-    m.impl("rms_norm", TORCH_BOX(&rms_norm));
-    m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
-    m.impl("silu_mul", TORCH_BOX(&silu_mul));
-    m.impl("rope_append", TORCH_BOX(&rope_append));
-  }
-
  private:
   static void plan(const B& backend, int64_t units, AttentionParams& p) {
     AttentionMachine machine{backend.multiprocessors(), backend.bandwidth(), {}, {}};
@@ -159,7 +147,7 @@ struct GpuOperators {
     p.num_splits = plan.num_splits;
   }
 
-  static Tensor run_gemv(B& backend, const LinearArguments& arguments, LinearCall& call) {
+  static Tensor run_gemv(B& backend, const LinearInputs& arguments, LinearCall& call) {
     check_matrix_dtype(arguments.op, "x", arguments.x);
     Tensor out = make_output(arguments, call);
     GemvParams p{call.params, 0};
@@ -170,30 +158,30 @@ struct GpuOperators {
     return out;
   }
 
-  static Tensor run_flat_gemm(B& backend, const LinearArguments& arguments, LinearCall& call, int config) {
+  static Tensor run_flat_gemm(B& backend, const LinearInputs& arguments, LinearCall& call, int config) {
     check_matrix_dtype(arguments.op, "x", arguments.x);
     Tensor out = make_output(arguments, call);
     const LinearParams& linear = call.params;
     if (linear.M == 0 || linear.N == 0) return out;
     FlatGemmParams p{};
     p.linear = linear;
-    p.columns = is_batch_invariant() ? kBatchInvariantColumns : flat_columns(linear.M, backend.tiles().least_columns);
-    const FlatTile(&tiles)[kFlatTiles] = backend.tiles().of(p.columns);
+    p.padded_m = is_batch_invariant() ? kBatchInvariantPaddedM : pad_m(linear.M, backend.tiles().least_padded_m);
+    const FlatTile(&tiles)[kFlatTiles] = backend.tiles().of(p.padded_m);
     FlatMachine machine{backend.multiprocessors(), backend.bandwidth(), {}};
     for (p.tile = 0; p.tile < backend.flat_tiles(); ++p.tile) {
       if (config < 0 || p.tile == config / kNumSpreads) machine.resident[p.tile] = backend.resident_blocks(p);
     }
-    if (config < 0) config = plan_flat_gemm(linear.N, linear.K, linear.M, p.columns, tiles, machine);
+    if (config < 0) config = plan_flat_gemm(linear.N, linear.K, linear.M, p.padded_m, tiles, machine);
     p.tile = config / kNumSpreads;
     const FlatTile& tile = tiles[p.tile];
-    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.columns, tile);
+    const FlatWork work = flat_work(linear.N, linear.K, linear.M, p.padded_m, tile);
     const int64_t resident = int64_t{machine.multiprocessors} * machine.resident[p.tile];
     const int spread = kSpreads[config % kNumSpreads];
     p.blocks = tile.direct ? direct_blocks(linear.N, spread, resident) : flat_blocks(work, spread, resident);
     check_blocks(arguments.op, p.blocks);
     OptionalTensor partial;
     if (!tile.direct && shares_tiles(work, p.blocks)) {
-      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.columns, tile));
+      partial = empty_floats(arguments.x, flat_partial_floats(p.blocks, p.padded_m, tile));
       backend.prepare(*partial);
       p.partial = static_cast<float*>(partial->data_ptr());
       p.arrivals = backend.arrivals(work.tiles);

@@ -103,10 +103,10 @@ Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
 
 }  // namespace fdpp
 
-#define FDPP_SIMT_LIBRARY(machine)                                                     \
-  STABLE_TORCH_LIBRARY(fdpp_simt_##machine, m) { fdpp::schemas::define(m); }           \
-  STABLE_TORCH_LIBRARY_IMPL(fdpp_simt_##machine, CPU, m) {                             \
-    fdpp::GpuOperators<fdpp::SimtBackend<fdpp::simt::Machine::machine>>::implement(m); \
+#define FDPP_SIMT_LIBRARY(machine)                                                           \
+  STABLE_TORCH_LIBRARY(fdpp_simt_##machine, m) { fdpp::schemas::define(m); }                 \
+  STABLE_TORCH_LIBRARY_IMPL(fdpp_simt_##machine, CPU, m) {                                   \
+    fdpp::implement<fdpp::GpuOperators<fdpp::SimtBackend<fdpp::simt::Machine::machine>>>(m); \
   }
 
 FDPP_SIMT_LIBRARY(nvidia)

@@ -15,10 +15,10 @@ from .compilers import Kernel, compile_for, has_compiler, skip_not_checked
 
 HEAD_DIMS = (64, 80, 96, 128, 192, 256)
 TILES = {"Nvidia": (0, 1), "Cdna": (0,), "Rdna": (0,)}  # of attention
-DIRECT = {(columns, 2) for columns in (8, 16, 32, 64)}
-FLAT = {  # columns and tiles of the flat GEMM
-    "Nvidia": {(columns, tile) for columns in (8, 16, 32, 64) for tile in (0, 1, 3)},
-    "Cdna": (amd := {(columns, tile) for columns in (16, 32, 64) for tile in (0, 1)}),
+DIRECT = {(padded_m, 2) for padded_m in (8, 16, 32, 64)}
+FLAT = {  # padded_m and tiles of the flat GEMM
+    "Nvidia": {(padded_m, tile) for padded_m in (8, 16, 32, 64) for tile in (0, 1, 3)},
+    "Cdna": (amd := {(padded_m, tile) for padded_m in (16, 32, 64) for tile in (0, 1)}),
     "Rdna": amd,
 }
 POLICY = dict.fromkeys(NVIDIA, "Nvidia") | {"gfx90a": "Cdna", "gfx942": "Cdna", "gfx1100": "Rdna"}
@@ -31,7 +31,7 @@ def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
         "Gemv": {(rows,) for rows in (1, 2, 3, 4)},
         "FlatGemm": FLAT[policy],
         **({"DirectGemm": DIRECT} if policy == "Nvidia" else {}),
-        "FinishLinear": {()},
+        "LinearEpilogue": {()},
         "RmsNorm": {(residual, width) for residual in ("float", dtype) for width in (1024, 4096)},
         "SiluMul": {()},
         "RopeAppend": {()},

@@ -85,13 +85,13 @@ TEST(configurations_of_flat_gemm_are_valid_for_every_shape) {
     for (const int64_t N : {1, 16, 100, 4096, 128256}) {
       for (const int64_t K : {1, 8, 4096, 14336}) {
         for (const int64_t M : {1, 8, 17, 64}) {
-          const int columns = flat_columns(M, tiles.least_columns);
-          CHECK(columns >= M && (columns == tiles.least_columns || columns / 2 < M), "the least padding");
-          const int config = plan_flat_gemm(N, K, M, columns, tiles.of(columns), machine);
+          const int padded_m = pad_m(M, tiles.least_padded_m);
+          CHECK(padded_m >= M && (padded_m == tiles.least_padded_m || padded_m / 2 < M), "the least padding");
+          const int config = plan_flat_gemm(N, K, M, padded_m, tiles.of(padded_m), machine);
           CHECK(config >= 0 && config < tiles.fitting(227 * 1024) * kNumSpreads, "a configuration");
           for (int i = 0; i < tiles.fitting(227 * 1024) * kNumSpreads; ++i) {
-            const FlatTile& tile = tiles.of(columns)[i / kNumSpreads];
-            const FlatWork work = flat_work(N, K, M, columns, tile);
+            const FlatTile& tile = tiles.of(padded_m)[i / kNumSpreads];
+            const FlatWork work = flat_work(N, K, M, padded_m, tile);
             const int spread = kSpreads[i % kNumSpreads];
             const int64_t blocks = tile.direct ? direct_blocks(N, spread, 264) : flat_blocks(work, spread, 264);
             CHECK(blocks >= 1, "a block at least");
@@ -115,13 +115,14 @@ TEST(tiles_fit_by_their_shared_memory) {
 TEST(plan_of_flat_gemm_fills_a_large_device) {
   const LinearTiles& tiles = simt::linear_tiles(simt::Machine::nvidia);
   const auto plan = [&](int64_t N, int64_t K, int64_t M) {
-    const int columns = flat_columns(M, 8);
-    return plan_flat_gemm(N, K, M, columns, tiles.of(columns), {132, 4.8e12, {columns == 8 ? 3 : 2, 2, 3, 1}});
+    const int padded_m = pad_m(M, 8);
+    return plan_flat_gemm(N, K, M, padded_m, tiles.of(padded_m), {132, 4.8e12, {padded_m == 8 ? 3 : 2, 2, 3, 1}});
   };
   const auto spread = [](int config) { return kSpreads[config % kNumSpreads]; };
   CHECK(plan(4096, 4096, 16) / kNumSpreads == kLargeTile, "fewer rows than direct blocks would take at once");
-  CHECK(spread(plan(4096, 4096, 8)) == kWhole, "128 large blocks need no sharing");
-  CHECK(spread(plan(576, 16384, 1)) != kWhole, "18 tiles leave most multiprocessors without work, unless K is shared");
+  CHECK(spread(plan(4096, 4096, 8)) == kOneBlockPerTile, "128 large blocks need no sharing");
+  CHECK(spread(plan(576, 16384, 1)) != kOneBlockPerTile,
+        "18 tiles leave most multiprocessors without work, unless K is shared");
   CHECK(plan(28672, 4096, 32) / kNumSpreads == kDirectTile, "rows for all blocks of a wave");
 }
 

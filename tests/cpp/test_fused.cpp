@@ -188,7 +188,7 @@ TEST(silu_mul) {
   });
 }
 
-TEST(finish_linear) {
+TEST(linear_epilogue) {
   for_every_kernel_and_dtype([](const cpu::Kernels& kernels, DType dtype, const std::string& what) {
     for (const int64_t columns : kWidths) {
       for (const bool gated : {false, true}) {
@@ -197,13 +197,13 @@ TEST(finish_linear) {
         const Buffer product = Buffer::normal(dtype, rows * width, random, 5.0);
         const Buffer residual = Buffer::normal(DType::f32, (rows - 1) * stride + columns, random);
         const Buffer out(DType::f32, rows * columns);
-        FinishParams p{};
+        EpilogueParams p{};
         p.linear.dtype = dtype, p.linear.out_dtype = DType::f32;
         p.linear.M = rows, p.linear.N = width, p.linear.gated = gated;
         p.linear.residual = residual.data(), p.linear.residual_stride = stride;
         p.linear.out = out.data();
         p.product = product.data();
-        cpu::finish_linear(kernels, p, threads(2));
+        cpu::linear_epilogue(kernels, p, threads(2));
         for (int64_t i = 0; i < rows * columns; ++i) {
           const int64_t row = i / columns, column = i % columns;
           const double first = product[row * width + (gated ? 2 : 1) * column];

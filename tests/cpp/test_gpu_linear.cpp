@@ -33,13 +33,13 @@ void check_flat_gemm(simt::Machine machine, LinearSize size, Layout layout, int 
   const LinearTiles& tiles = simt::linear_tiles(machine);
   FlatGemmParams p{};
   p.linear = linear.params;
-  p.columns = flat_columns(size.M, tiles.least_columns);
+  p.padded_m = pad_m(size.M, tiles.least_padded_m);
   p.tile = config / kNumSpreads;
-  const FlatTile& tile = tiles.of(p.columns)[p.tile];
-  const FlatWork work = flat_work(size.N, size.K, size.M, p.columns, tile);
+  const FlatTile& tile = tiles.of(p.padded_m)[p.tile];
+  const FlatWork work = flat_work(size.N, size.K, size.M, p.padded_m, tile);
   const int spread = kSpreads[config % kNumSpreads];
   p.blocks = tile.direct ? direct_blocks(size.N, spread, kResident) : flat_blocks(work, spread, kResident);
-  std::vector<float> partial(flat_partial_floats(p.blocks, p.columns, tile), NAN);
+  std::vector<float> partial(flat_partial_floats(p.blocks, p.padded_m, tile), NAN);
   std::vector<int32_t> arrivals(work.tiles);
   if (!tile.direct && shares_tiles(work, p.blocks)) p.partial = partial.data(), p.arrivals = arrivals.data();
   simt::run(machine, p, 1);

@@ -15,7 +15,7 @@ Rows single_stride(const Tensor& x) {
 
 }  // namespace
 
-LinearCall linear_call(const LinearArguments& arguments) {
+LinearCall linear_call(const LinearInputs& arguments) {
   const auto& [op, x, weight, bias, residual, gated] = arguments;
   const Argument input(op, "x", x), w(op, "weight", weight);
   LinearParams p{};
@@ -58,7 +58,7 @@ LinearCall linear_call(const LinearArguments& arguments) {
   return call;
 }
 
-Tensor make_output(const LinearArguments& arguments, LinearCall& call) {
+Tensor make_output(const LinearInputs& arguments, LinearCall& call) {
   const Tensor& like = arguments.residual.has_value() ? *arguments.residual : arguments.x;
   const Tensor out = empty_with_last(like, out_columns(call.params));
   call.params.out = out.data_ptr();
@@ -76,7 +76,7 @@ LinearParams product_params(const LinearCall& call, const Tensor& product) {
 
 bool has_epilogue(const LinearParams& params) { return params.gated || params.residual != nullptr; }
 
-Tensor aten_linear(const LinearArguments& arguments) {
+Tensor aten_linear(const LinearInputs& arguments) {
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack{from(arguments.x), from(arguments.weight), from(arguments.bias)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));

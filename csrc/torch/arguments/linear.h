@@ -1,11 +1,14 @@
-// The arguments of gemv, flat_gemm and linear, as every backend takes them: checked, and turned into LinearParams.
+// The arguments of gemv, flat_gemm and linear, as every backend takes them:
+//
+//   LinearInputs (the caller's tensors) -> LinearCall (checked, with the tensors that it points into) -> LinearParams
+//   (what a launch takes, common/params.h)
 #pragma once
 
 #include "torch/arguments/checks.h"
 
 namespace fdpp {
 
-struct LinearArguments {
+struct LinearInputs {
   const char* op;
   const Tensor& x;
   const Tensor& weight;
@@ -21,10 +24,10 @@ struct LinearCall {
   Tensor x;
   OptionalTensor residual;
 };
-LinearCall linear_call(const LinearArguments& arguments);
+LinearCall linear_call(const LinearInputs& arguments);
 
 // A tensor for the result; the parameters then point to it.
-Tensor make_output(const LinearArguments& arguments, LinearCall& call);
+Tensor make_output(const LinearInputs& arguments, LinearCall& call);
 
 // For implementations that know neither gates nor residual: the parameters of the product alone, and what is left to do
 // with it when has_epilogue().
@@ -32,7 +35,7 @@ LinearParams product_params(const LinearCall& call, const Tensor& product);
 bool has_epilogue(const LinearParams& params);
 
 // torch's own linear, ImplC; contiguous.
-Tensor aten_linear(const LinearArguments& arguments);
+Tensor aten_linear(const LinearInputs& arguments);
 
 void check_flat_config(const char* op, int64_t config, int configs);
 void check_flat_rows(const char* op, int64_t M);

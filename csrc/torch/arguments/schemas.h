@@ -17,8 +17,8 @@ constexpr const char* kDecodeAttentionCounted =
 constexpr const char* kGemv =
     "gemv(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False) -> Tensor";
 constexpr const char* kFlatGemm =
-    "flat_gemm(Tensor x, Tensor weight, Tensor? bias=None, *, int config=-1, Tensor? residual=None, bool gated=False) -> "
-    "Tensor";
+    "flat_gemm(Tensor x, Tensor weight, Tensor? bias=None, *, int config=-1, Tensor? residual=None, bool gated=False) "
+    "-> Tensor";
 constexpr const char* kLinear =
     "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False) -> Tensor";
 constexpr const char* kRmsNorm = "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";

@@ -10,14 +10,14 @@ namespace fdpp {
 namespace {
 
 // What the kernels leave to do with a product, which is a result already where that is nothing.
-Tensor finished(const LinearArguments& arguments, LinearCall& call, const Tensor& product) {
+Tensor with_epilogue(const LinearInputs& arguments, LinearCall& call, const Tensor& product) {
   if (!has_epilogue(call.params)) return product;
   const Tensor out = make_output(arguments, call);
-  cpu::finish_linear(cpu::kernels(), {call.params, product.data_ptr()}, torch_threads());
+  cpu::linear_epilogue(cpu::kernels(), {call.params, product.data_ptr()}, torch_threads());
   return out;
 }
 
-Tensor run(const LinearArguments& arguments, LinearCall& call, Impl impl, int config) {
+Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int config) {
   const Tensor product = empty_with_last(arguments.x, call.params.N);
   LinearParams p = product_params(call, product);
   const cpu::Kernels& kernels = cpu::kernels();
@@ -33,19 +33,19 @@ Tensor run(const LinearArguments& arguments, LinearCall& call, Impl impl, int co
   } else {
     cpu::flat_gemm(kernels, p, config, torch_threads());
   }
-  return finished(arguments, call, product);
+  return with_epilogue(arguments, call, product);
 }
 
 Tensor gemv_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
                 bool gated) {
-  const LinearArguments arguments{"gemv", x, weight, bias, residual, gated};
+  const LinearInputs arguments{"gemv", x, weight, bias, residual, gated};
   LinearCall call = linear_call(arguments);
   return run(arguments, call, Impl::gemv, -1);
 }
 
 Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
                      const OptionalTensor& residual, bool gated) {
-  const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
+  const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated};
   LinearCall call = linear_call(arguments);
   check_flat_rows(arguments.op, call.params.M);
   check_flat_config(arguments.op, config, flat_gemm_configs(0, call.params.dtype));
@@ -54,11 +54,11 @@ Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
                   bool gated) {
-  const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
+  const LinearInputs arguments{"linear", x, weight, bias, residual, gated};
   LinearCall call = linear_call(arguments);
   const LinearParams& p = call.params;
   const Choice choice = choose_linear(0, p.dtype, p.N, p.K, p.M);
-  if (choice.impl == Impl::aten) return finished(arguments, call, aten_linear(arguments));
+  if (choice.impl == Impl::aten) return with_epilogue(arguments, call, aten_linear(arguments));
   return run(arguments, call, choice.impl, choice.config);
 }
 

@@ -18,7 +18,7 @@ struct MetaOperators {
 
   static Tensor gemv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
                      bool gated) {
-    const LinearArguments arguments{"gemv", x, weight, bias, residual, gated};
+    const LinearInputs arguments{"gemv", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     check_matrix("gemv", "x", x);
     return make_output(arguments, call);
@@ -26,7 +26,7 @@ struct MetaOperators {
 
   static Tensor flat_gemm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
                           const OptionalTensor& residual, bool gated) {
-    const LinearArguments arguments{"flat_gemm", x, weight, bias, residual, gated};
+    const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     check_flat_rows(arguments.op, call.params.M);
     const int configs = kGpu ? kFlatTiles * kNumSpreads : flat_gemm_configs(kAnyDevice, call.params.dtype);
@@ -37,7 +37,7 @@ struct MetaOperators {
 
   static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                        const OptionalTensor& residual, bool gated) {
-    const LinearArguments arguments{"linear", x, weight, bias, residual, gated};
+    const LinearInputs arguments{"linear", x, weight, bias, residual, gated};
     LinearCall call = linear_call(arguments);
     // A product alone can be aten::linear's, which takes float32 on every device.
     if (has_epilogue(call.params)) check_matrix("linear", "x", x);
@@ -70,18 +70,6 @@ struct MetaOperators {
     return out;
   }
 
-  template <typename Library>
-  static void implement(Library& m) {
-    implement_decode_attention<attention>(m);
-    m.impl("gemv", TORCH_BOX(&gemv));
-    m.impl("flat_gemm", TORCH_BOX(&flat_gemm));
-    m.impl("linear", TORCH_BOX(&linear));
-    m.impl("rms_norm", TORCH_BOX(&rms_norm));
-    m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
-    m.impl("silu_mul", TORCH_BOX(&silu_mul));
-    m.impl("rope_append", TORCH_BOX(&rope_append));
-  }
-
  private:
   static void check_matrix(const char* op, const char* name, const Tensor& tensor) {
     if (kGpu) check_matrix_dtype(op, name, tensor);
@@ -89,9 +77,9 @@ struct MetaOperators {
 };
 
 STABLE_TORCH_LIBRARY(fdpp_meta, m) { schemas::define(m); }
-STABLE_TORCH_LIBRARY_IMPL(fdpp_meta, Meta, m) { MetaOperators<false>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_meta, Meta, m) { implement<MetaOperators<false>>(m); }
 STABLE_TORCH_LIBRARY(fdpp_meta_gpu, m) { schemas::define(m); }
-STABLE_TORCH_LIBRARY_IMPL(fdpp_meta_gpu, Meta, m) { MetaOperators<true>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_meta_gpu, Meta, m) { implement<MetaOperators<true>>(m); }
 
 }  // namespace
 
