@@ -39,7 +39,7 @@ class Fdpp:
         return [c.token_ids for c in self.llm.generate(prompts, max_new_tokens=count, ignore_eos=True)]
 
     def bytes_per_step(self, context: int, batch: int) -> int:
-        return self.llm.decode_bytes_per_token(context, batch)
+        return self.llm.model.step_bytes(context, batch)
 
 
 class Transformers:

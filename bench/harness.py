@@ -12,9 +12,10 @@ import history
 import torch
 
 from fdpp import info
+from fdpp.dtypes import NAMES, torch_dtype
 
 RESULTS = Path(__file__).parent / "results"
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+DTYPES = {name: torch_dtype(name) for name in NAMES}
 
 
 def fill(arguments: argparse.Namespace, defaults: object) -> argparse.Namespace:

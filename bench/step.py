@@ -86,7 +86,7 @@ def measure_fdpp(model: Model, batch: int, context: int, steps: int) -> dict[str
     step()
     eager = seconds(lambda: step().tolist(), steps)  # as a loop without a graph has to: it looks at each token
     captured = seconds(GraphCapture(device)(step), steps)
-    return {"eager": eager, "captured": captured, "bytes": model.decode_bytes_per_token(context, batch)}
+    return {"eager": eager, "captured": captured, "bytes": model.step_bytes(context, batch)}
 
 
 @torch.inference_mode()

@@ -17,7 +17,6 @@ def collect() -> dict[str, dict[str, object]]:
         "versions": _versions(),
         "processor": _attempt(_processor),
         "gpus": _attempt(_gpus),
-        "build": _attempt(_build),
         "libraries": _attempt(_libraries),
         "dataflow tables": _attempt(_tables),
     }
@@ -83,17 +82,12 @@ def _gpus() -> dict[str, object]:
     return found
 
 
-def _build() -> dict[str, object]:
-    from fdpp._host import build_info
-
-    return {**build_info()}
-
-
 def _libraries() -> dict[str, object]:
     from fdpp import library
+    from fdpp._host import build_info
 
     problem = library.load_gpu()
-    return {**library.libraries(), **({"problem": problem} if problem else {})}
+    return {**library.libraries(), **({"problem": problem} if problem else {}), **build_info()}
 
 
 def _tables() -> dict[str, object]:

@@ -97,8 +97,8 @@ class LLM:
         generation_config: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        self.device, self.dtype = _device(device), _dtype(dtype)
-        _check_dtype_of_device(self.dtype, self.device)
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device)
         max_seq_len, page_size = (
             None if value is None else integer(name, value, 1)
             for name, value in (("max_seq_len", max_seq_len), ("page_size", page_size))
@@ -228,13 +228,6 @@ class LLM:
         prompt = self._require_tokenizer().encode_chat(messages, **variables)
         return self.generate(prompt, **{name: value for name, value in options.items() if name in _OPTIONS})
 
-    def decode_bytes_per_token(self, context_len: int, batch: int = 1) -> int:
-        """Bytes that a decode step reads: all weights once, and the keys and values that ``batch`` sequences see.
-
-        Of the input embedding a step reads a row per token, which is not counted.
-        """
-        return self.model.decode_bytes_per_token(context_len, batch)
-
     @property
     def _decode(self) -> Callable[[Sequence[int]], str]:
         return self.tokenizer.decode if self.tokenizer else _no_text
@@ -309,9 +302,9 @@ def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     try:
-        return torch.bfloat16 if dtype is None else torch_dtype(dtype)
+        return torch_dtype("bfloat16" if dtype is None else dtype, device.type)
     except ValueError as error:
         raise RequestError(str(error)) from None
 
@@ -327,13 +320,6 @@ def _device(device: str | torch.device) -> torch.device:
     if found.type == "cuda" and (problem := library.load_gpu()):
         raise RequestError(problem)
     return found
-
-
-def _check_dtype_of_device(dtype: torch.dtype, device: torch.device) -> None:
-    if device.type == "cuda" and dtype == torch.float32:
-        raise RequestError(
-            "dtype: expected bfloat16 or float16 on a GPU, got float32, which its matrix units do not take"
-        )
 
 
 def _check_dependencies() -> None:

@@ -10,15 +10,12 @@ import os
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from fdpp import dataflow, ops, timing
+from fdpp._host import Library
 from fdpp.dtypes import dtype_name, torch_dtype
-
-if TYPE_CHECKING:
-    from fdpp._host import Library
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # M, where a table is measured
 MAX_WEIGHT_BYTES = 8 << 30
@@ -106,11 +103,9 @@ def tune(
         ValueError: an unknown dtype, a device that is not there or does not take a dtype, a shape that is not positive
             or whose weights exceed 8 GiB, a table that cannot be read, or no place for one.
     """
-    path, dtypes = path or dataflow.user_table(), [dtype_name(dtype) for dtype in dtypes]
+    path, dtypes = path or dataflow.user_table(), [dtype_name(dtype, device.partition(":")[0]) for dtype in dtypes]
     if path is None:
         raise ValueError("this user has no home directory: name a table with --output or FDPP_DATAFLOW_TABLE")
-    if not device.startswith("cpu") and "float32" in dtypes:
-        raise ValueError("dtype float32: expected bfloat16 or float16, which is what the kernels of a GPU take")
     library, index = dataflow.library_of(device)
     name = library.device_name(index)
     shapes, rows = sorted(set(shapes)), sorted(set(rows))

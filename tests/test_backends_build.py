@@ -62,6 +62,20 @@ def test_an_unknown_backend_is_refused():
     assert "unknown backend vulkan; this version builds cpu, cuda, hip, simt, running_maximum" in result.stderr
 
 
+def test_a_python_without_headers_is_named(tmp_path):
+    program = (
+        "import runpy, sysconfig\n"
+        f"sysconfig.get_paths = lambda *_: {{'include': {str(tmp_path)!r}}}\n"
+        "sysconfig.get_path = lambda *_: sysconfig.get_paths()['include']\n"
+        "runpy.run_path('setup.py', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program, "--version"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line == f"fdpp builds a Python module and finds no Python.h in {tmp_path}: apt-get install python3-dev"
+
+
 @pytest.fixture
 def toolkit(tmp_path, monkeypatch):
     """Makes a toolkit of shell scripts; no other can be found. ``toolkit(nvcc="echo ...")`` is its folder."""

@@ -214,7 +214,7 @@ def test_tuning_writes_a_table_that_decides_and_resumes(user_table):
 
 
 def test_tuning_refuses_what_a_gpu_does_not_take(user_table):
-    with pytest.raises(ValueError, match="float32: expected bfloat16 or float16"):
+    with pytest.raises(ValueError, match="expected bfloat16 or float16 on a GPU, got float32"):
         tuning.tune([(64, 64)], device="cuda", dtypes=["float16", "float32"])
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fdpp import _host, library
+from fdpp import _host, dataflow, library
+from fdpp.dtypes import NAMES
 
 ROOT = Path(__file__).parents[1]
+BACKENDS = pytest.mark.parametrize("backend", ["cpu", "simt"])
 REFUSED = {
-    "device_name": ((99,), "there is no machine 99"),
     "flat_gemm_configs": (("int8",), "dtype must be one of float32, bfloat16, float16; got 'int8'"),
     "choice": (("int8", 1, 1, 1), "dtype must be one of"),
     "set_table": (("x", [("bfloat16", 8, 8, 1, "gemm", -1)]), "impl must be one of gemv, flat_gemm, aten; got 'gemm'"),
@@ -39,6 +40,42 @@ def test_a_bad_row_leaves_the_table_in_force(row):
         assert simt.choice("float16", 24, 40, 1) == {"impl": "aten", "config": -1, "source": "table"}
     finally:
         simt.clear_tables()
+
+
+@BACKENDS
+@pytest.mark.parametrize("index", [-1, 3, 2**31 - 1])
+def test_a_device_that_is_not_there(backend, index):
+    found = library.load(backend)
+    for ask in (found.device_name, lambda i: found.choice("float16", 72, 48, 4, i)):
+        with pytest.raises(ValueError, match=f"; got {index}$"):
+            ask(index)
+    if index >= 0:  # -1 stands for any device
+        with pytest.raises(ValueError, match=f"; got {index}$"):
+            found.flat_gemm_configs("float16", index)
+
+
+@BACKENDS
+def test_one_choice_for_all_rows(backend):
+    found = library.load(backend)
+    try:
+        found.set_batch_invariant(True)
+        chosen = [found.choice("float16", 4096, 4096, M) for M in (1, 8, 64, 1000)]
+        assert chosen == [chosen[0]] * 4 and chosen[0]["source"] == "batch_invariant"
+    finally:
+        dataflow.set_batch_invariant(dataflow.is_batch_invariant())
+
+
+def test_a_long_name_that_is_no_ascii():
+    with pytest.raises(ValueError, match="dtype must be one of .*; got '\u00e4\u00e4"):
+        library.load().flat_gemm_configs("\u00e4" * 101)
+
+
+def test_names_are_those_of_the_library():
+    """Python lists them, too: they are needed where no library is loaded."""
+    with pytest.raises(ValueError, match=f"^dtype must be one of {', '.join(NAMES)}; got"):
+        library.load().flat_gemm_configs("")
+    with pytest.raises(ValueError, match=f"^impl must be one of {', '.join(dataflow.IMPLEMENTATIONS)}; got"):
+        library.load().set_table("x", [("float32", 8, 8, 1, "", -1)])
 
 
 def test_types_are_checked():

@@ -39,8 +39,8 @@ FDPP_INLINE int64_t flat_partial_floats(int64_t blocks, int padded_m, FlatTile t
   return blocks * 2 * tile.rows * padded_m;
 }
 
-// How a tile's work is spread. kOneBlockPerTile: a block for each tile. kBalanced: equal shares for what the device runs
-// at a time. n > 1: n blocks for each tile.
+// How a tile's work is spread. kOneBlockPerTile: a block for each tile. kBalanced: equal shares for what the device
+// runs at a time. n > 1: n blocks for each tile.
 constexpr int kOneBlockPerTile = 1, kBalanced = 0;
 constexpr int kSpreads[] = {kOneBlockPerTile, kBalanced, 2, 4, 8};
 constexpr int kNumSpreads = sizeof(kSpreads) / sizeof(kSpreads[0]);

@@ -39,7 +39,7 @@ auto parse(const char* what, const std::string& name, const Values& values) {
     if (name == name_of(value)) return value;
     names += (names.empty() ? "" : ", ") + std::string(name_of(value));
   }
-  throw std::invalid_argument(what + (" must be one of " + names) + "; got '" + name.substr(0, 80) + "'");
+  throw std::invalid_argument(what + (" must be one of " + names) + "; got '" + name + "'");
 }
 
 class LoadedLibrary {

@@ -68,7 +68,8 @@ class SimtBackend {
 };
 
 simt::Machine machine(int device) {
-  if (device < 0 || device >= 3) throw std::invalid_argument("there is no machine " + std::to_string(device));
+  if (device < 0 || device >= 3)
+    throw std::invalid_argument("the machines are devices 0 to 2; got " + std::to_string(device));
   return static_cast<simt::Machine>(device);
 }
 
@@ -92,7 +93,8 @@ int flat_gemm_configs(int device, DType dtype) {
   return tiles * kNumSpreads;
 }
 
-Choice linear_rule(int, DType dtype, int64_t, int64_t K, int64_t M) {
+Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M) {
+  static_cast<void>(machine(device));
   return gpu_rule({kBandwidth, kMultiplies}, dtype, K, M);
 }
 

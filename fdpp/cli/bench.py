@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     (warm_up,) = llm.generate(TEXT, max_new_tokens=2, ignore_eos=True)
     ids = warm_up.prompt_token_ids
     prompt = (ids * (arguments.prompt_tokens // len(ids) + 1))[: arguments.prompt_tokens]
-    bytes_per_step = llm.decode_bytes_per_token(arguments.prompt_tokens + arguments.new_tokens // 2, arguments.batch)
+    bytes_per_step = llm.model.step_bytes(arguments.prompt_tokens + arguments.new_tokens // 2, arguments.batch)
     rates = []
     for number in range(1, arguments.rounds + 1):
         completions = llm.generate([prompt] * arguments.batch, max_new_tokens=arguments.new_tokens, ignore_eos=True)

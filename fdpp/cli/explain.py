@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from fdpp.cli.options import DTYPES, MAX_SIZE, integer
+from fdpp.cli.options import MAX_SIZE, integer
+from fdpp.dtypes import NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("K", type=size, help="columns of the weight: input features")
     parser.add_argument("M", type=size, help="rows of the input: tokens")
     parser.add_argument("--device", default="cpu", help="device that it runs on (default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s")
+    parser.add_argument("--dtype", choices=NAMES, default="bfloat16", help="default: %(default)s")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise
     print(flush=True)
     timings = completion.timings
-    bytes_per_step = llm.decode_bytes_per_token(timings.prompt_tokens + timings.decode_tokens // 2)
+    bytes_per_step = llm.model.step_bytes(timings.prompt_tokens + timings.decode_tokens // 2)
     sampling = completion.sampling if llm.default_sampling != SamplingOptions() else None
     summary = render_summary([timings], bytes_per_step, memory_bandwidth(arguments.device), sampling)
     print(f"\n{summary}", file=sys.stderr)

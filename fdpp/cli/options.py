@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fdpp.dtypes import NAMES
 from fdpp.limits import MAX_THREADS
 
 if TYPE_CHECKING:
     from fdpp import LLM
 
-DTYPES = ("bfloat16", "float32", "float16")
 MAX_TOKENS = 2**31 - 1  # positions are int32
 MAX_SIZE = 2**31 - 1
 
@@ -59,7 +59,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=True, metavar="M", help="a Hugging Face directory or id, or a GGUF file")
     group.add_argument("--device", default="cpu", help="device to run on (default: %(default)s)")
-    group.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="compute type (default: %(default)s)")
+    group.add_argument("--dtype", choices=NAMES, default="bfloat16", help="compute type (default: %(default)s)")
     group.add_argument(
         "--threads", type=integer(1, MAX_THREADS), metavar="N", help="CPU threads (default: torch's number)"
     )

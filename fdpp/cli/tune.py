@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fdpp.cli.options import DTYPES, MAX_SIZE, integer, number
+from fdpp.cli.options import MAX_SIZE, integer, number
 from fdpp.cli.progress import progress_bar
+from fdpp.dtypes import NAMES
 from fdpp.limits import MAX_THREADS
 
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     layers.add_argument("--model", metavar="M", help="the layers of a Hugging Face directory or id, or a GGUF file")
     layers.add_argument("--shapes", type=shape, nargs="+", metavar="NxK", help="weights of N rows and K columns")
     parser.add_argument("--device", default="cpu", help="device to measure (default: %(default)s)")
-    parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["bfloat16"], help="default: bfloat16")
+    parser.add_argument("--dtypes", choices=NAMES, nargs="+", default=["bfloat16"], help="default: bfloat16")
     parser.add_argument(
         "--rows",
         type=integer(1, MAX_SIZE),
@@ -36,10 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from fdpp import tuning
+    from fdpp.llm import open_model
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    shapes = arguments.shapes or model_shapes(arguments.model)
+    shapes = arguments.shapes or open_model(arguments.model)[1].linear_shapes()
     with progress_bar() as progress:
         path = tuning.tune(
             shapes,
@@ -60,10 +62,3 @@ def shape(text: str) -> tuple[int, int]:
     if not separator:
         raise argparse.ArgumentTypeError(f"expected NxK, such as 4096x11008, got {text[:40]!r}")
     return size(N), size(K)
-
-
-def model_shapes(model: str) -> set[tuple[int, int]]:
-    """``(N, K)`` of a model's linear layers; query, key and value are one, gate and up are another."""
-    from fdpp.llm import open_model
-
-    return open_model(model)[1].linear_shapes()

@@ -57,7 +57,7 @@ class Model(Part):
         """``(N, K)`` of the weights that a step multiplies with."""
         return {(N, K) for N, K in (linear.weight.shape for linear in self.walk(Linear))}
 
-    def decode_bytes_per_token(self, context_len: int, batch: int = 1) -> int:
+    def step_bytes(self, context_len: int, batch: int = 1) -> int:
         """Bytes that a step reads: all weights once, and the keys and values that ``batch`` sequences see.
 
         Of the input embedding a step reads a row per token, which is not counted.

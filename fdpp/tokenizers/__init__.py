@@ -19,7 +19,6 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenize
 
 _READERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # of tokenizer.model: package to module
 
-
 # What some tokens of one byte are called: by the byte fallback of SentencePiece, and in GPT-2's alphabet of bytes.
 _BYTE_NAMES = (
     {0xC3: "<0xC3>", 0x80: "<0x80>", 0xA0: "<0xA0>"},

@@ -287,11 +287,11 @@ def test_a_model_without_tokenizer(checkpoints, tmp_path):
             call()
 
 
-def test_decode_bytes_per_token(checkpoints):
+def test_step_bytes(checkpoints):
     _, model = checkpoints("llama-tied")
     llm = LLM(checkpoints("llama-tied")[0], dtype="bfloat16")
     weights = 2 * sum(parameter.numel() for parameter in model.parameters())
-    assert llm.decode_bytes_per_token(0) == weights
-    assert llm.decode_bytes_per_token(100, batch=3) == weights + 3 * 100 * 2 * 3 * 4 * 64 * 2
+    assert llm.model.step_bytes(0) == weights
+    assert llm.model.step_bytes(100, batch=3) == weights + 3 * 100 * 2 * 3 * 4 * 64 * 2
     windowed = LLM(checkpoints("mistral-window")[0], dtype="float32")
-    assert windowed.decode_bytes_per_token(100) == windowed.decode_bytes_per_token(11)
+    assert windowed.model.step_bytes(100) == windowed.model.step_bytes(11)

@@ -98,10 +98,10 @@ def test_it_answers(llm):
     assert "<|im_end|>" not in completion.text
 
 
-def test_decode_bytes_per_token(llm):
+def test_step_bytes(llm):
     parameters = 134_515_008
-    assert llm.decode_bytes_per_token(0) == parameters * 4
-    assert llm.decode_bytes_per_token(10, batch=2) == parameters * 4 + 2 * 10 * 30 * 2 * 3 * 64 * 4
+    assert llm.model.step_bytes(0) == parameters * 4
+    assert llm.model.step_bytes(10, batch=2) == parameters * 4 + 2 * 10 * 30 * 2 * 3 * 64 * 4
 
 
 def test_tokens_equal_those_of_the_hugging_face_tokenizer(llm):

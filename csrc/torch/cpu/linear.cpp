@@ -1,8 +1,11 @@
 // gemv, flat_gemm and linear of the CPU.
-#include "torch/arguments/linear.h"
+#include <stdexcept>
+#include <string>
+
 #include "common/linear_choice.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
+#include "torch/arguments/linear.h"
 #include "torch/cpu/cpu_threads.h"
 
 namespace fdpp {
@@ -68,13 +71,26 @@ STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear_cpu));
 }
 
+void check_device(int device) {
+  if (device != 0) throw std::invalid_argument("the CPU is device 0; got " + std::to_string(device));
+}
+
 }  // namespace
 
-std::string linear_device(int) { return cpu::device_name(); }
+std::string linear_device(int device) {
+  check_device(device);
+  return cpu::device_name();
+}
 
-int flat_gemm_configs(int, DType dtype) { return cpu::kernels().flat_gemm_configs(dtype); }
+int flat_gemm_configs(int device, DType dtype) {
+  if (device != kAnyDevice) check_device(device);
+  return cpu::kernels().flat_gemm_configs(dtype);
+}
 
-Choice linear_rule(int, DType dtype, int64_t, int64_t, int64_t M) { return cpu_rule(dtype, M); }
+Choice linear_rule(int device, DType dtype, int64_t, int64_t, int64_t M) {
+  check_device(device);
+  return cpu_rule(dtype, M);
+}
 
 // Each row by itself.
 Choice batch_invariant_choice(int, DType, int64_t, int64_t) { return {Impl::gemv, -1, Source::batch_invariant}; }
