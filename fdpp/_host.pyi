@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+HEAD_DIMS: tuple[int, ...]
+
 class BuildInfo(TypedDict):
     compiler: str
     torch_target: str

@@ -2,6 +2,7 @@
 // pragma that names the instruction set.
 #pragma once
 
+#include "common/head_dims.h"
 #include "cpu/attention_kernels.h"
 #include "cpu/fused_kernels.h"
 #include "cpu/kernels.h"
@@ -27,41 +28,6 @@ namespace fdpp::cpu {
       __VA_ARGS__;                 \
       break;                       \
     }                              \
-  }
-
-// Runs the statement with `D` as the head dimension.
-#define FDPP_WITH_HEAD_DIM(head_dim, ...) \
-  switch (head_dim) {                     \
-    case 64: {                            \
-      constexpr int D = 64;               \
-      __VA_ARGS__;                        \
-      break;                              \
-    }                                     \
-    case 80: {                            \
-      constexpr int D = 80;               \
-      __VA_ARGS__;                        \
-      break;                              \
-    }                                     \
-    case 96: {                            \
-      constexpr int D = 96;               \
-      __VA_ARGS__;                        \
-      break;                              \
-    }                                     \
-    case 128: {                           \
-      constexpr int D = 128;              \
-      __VA_ARGS__;                        \
-      break;                              \
-    }                                     \
-    case 192: {                           \
-      constexpr int D = 192;              \
-      __VA_ARGS__;                        \
-      break;                              \
-    }                                     \
-    case 256: {                           \
-      constexpr int D = 256;              \
-      __VA_ARGS__;                        \
-      break;                              \
-    }                                     \
   }
 
 template <typename V>

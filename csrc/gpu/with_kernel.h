@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "common/head_dims.h"
 #include "gpu/attention_kernel.h"
 #include "gpu/direct_gemm_kernel.h"
 #include "gpu/flat_gemm_kernel.h"
@@ -34,14 +35,7 @@ Result with_kernel(const AttentionParams& p, Use use) {
         return use(std::type_identity<DecodeAttention<Arch, T, D, 1>>{});
       return Result{};
     };
-    switch (p.head_dim) {
-      case 64: return with_tile(std::integral_constant<int, 64>{});
-      case 80: return with_tile(std::integral_constant<int, 80>{});
-      case 96: return with_tile(std::integral_constant<int, 96>{});
-      case 128: return with_tile(std::integral_constant<int, 128>{});
-      case 192: return with_tile(std::integral_constant<int, 192>{});
-      case 256: return with_tile(std::integral_constant<int, 256>{});
-    }
+    FDPP_WITH_HEAD_DIM(p.head_dim, return with_tile(std::integral_constant<int, D>{}))
     return Result{};
   });
 }

@@ -16,6 +16,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/head_dims.h"
 #include "common/library.h"
 #include "common/linear_choice.h"
 
@@ -119,6 +120,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_host, m) {
   using namespace py::literals;
   m.doc() = "The host functions of fdpp's compiled libraries. Loading them is the work of fdpp.library.";
+  m.attr("HEAD_DIMS") = py::tuple(py::cast(std::vector<int>(std::begin(fdpp::kHeadDims), std::end(fdpp::kHeadDims))));
   m.def("build_info", &build_info, "The ``compiler`` of this build, and the version of torch's ABI that it targets.");
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "num_bytes"_a,
         "Ask the system to back the whole pages of memory that nobody has touched yet with huge ones. False where it "

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fdpp._host import HEAD_DIMS
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.checkpoints.gguf_file import GGUFFile
 from fdpp.checkpoints.gguf_names import has_rotary_pairs, hugging_face_config, tensor_name
 from fdpp.errors import CheckpointError, prefix_errors
-from fdpp.limits import HEAD_DIMS
 from fdpp.tokenizers import Tokenizer
 from fdpp.tokenizers.gguf import end_of_text_ids, load_gguf_tokenizer
 

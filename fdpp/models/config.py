@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fdpp._host import HEAD_DIMS
 from fdpp.checks import check_flag, check_integer, check_number
 from fdpp.errors import CheckpointError
-from fdpp.limits import HEAD_DIMS
 from fdpp.models.rope import context_length, first, rope_config
 from fdpp.rope_config import RopeConfig
 

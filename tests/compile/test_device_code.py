@@ -11,9 +11,10 @@ import pytest
 from device_compilers import CUDA_ARCHITECTURES as NVIDIA
 from device_compilers import HIP_ARCHITECTURES as AMD
 
+from fdpp._host import HEAD_DIMS
+
 from .compilers import Kernel, compile_for, has_compiler, skip_not_checked
 
-HEAD_DIMS = (64, 80, 96, 128, 192, 256)
 TILES = {"Nvidia": (0, 1), "Cdna": (0,), "Rdna": (0,)}  # of attention
 DIRECT = {(padded_m, 2) for padded_m in (8, 16, 32, 64)}
 FLAT = {  # padded_m and tiles of the flat GEMM

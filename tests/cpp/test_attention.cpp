@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "check.h"
+#include "common/head_dims.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
 
@@ -12,7 +13,6 @@ using namespace fdpp::test;
 
 namespace {
 
-constexpr int kHeadDims[] = {64, 80, 96, 128, 192, 256};
 constexpr int kGroups[] = {1, 2, 3, 5, 8};
 
 std::vector<float> normal_floats(Random& random, int64_t count, double scale) {

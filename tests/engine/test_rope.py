@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from fdpp._host import HEAD_DIMS
 from fdpp.engine import rope
 from fdpp.errors import CheckpointError
-from fdpp.limits import HEAD_DIMS
 from fdpp.llm import LLM
 from fdpp.models import family_of
 from fdpp.models.config import read_config

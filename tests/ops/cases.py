@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fdpp import reference
+from fdpp._host import HEAD_DIMS
 
 from .numeric import ROUNDOFF, UNDERFLOW, oracle
 
-HEAD_DIMS = (64, 80, 96, 128, 192, 256)
 GROUPS = (1, 2, 3, 4, 5, 7, 8, 16)
 PAGE_SIZES = (8, 16, 24, 64)
 BOGUS_PAGES = (-1, -(2**31), 2**31 - 1, 123_456_789)

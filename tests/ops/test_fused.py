@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fdpp import reference
+from fdpp._host import HEAD_DIMS
 
 from .cases import BOGUS_PAGES, on_device, strided
 from .numeric import assert_close, elementwise_tolerance, oracle
@@ -109,7 +110,7 @@ def rope_case(seed: int, dtype: torch.dtype):
     """Random tokens of random sequences, some of them padding, with tables and caches of any layout."""
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     batch, tokens, kv_heads = rng.choice([1, 1, 3, 5]), rng.choice([1, 1, 2, 17]), rng.choice([1, 2, 4])
-    q_heads, head_dim = kv_heads * rng.choice([1, 2, 3, 7]), rng.choice([64, 80, 96, 128, 192, 256])
+    q_heads, head_dim = kv_heads * rng.choice([1, 2, 3, 7]), rng.choice(HEAD_DIMS)
     rotated = rng.choice([head_dim, head_dim, head_dim // 2, 2, 20])
     page_size = rng.choice([None, 8, 16, 24])
     starts = [rng.randint(0, 60) for _ in range(batch)]

@@ -1,9 +1,12 @@
 #include "torch/arguments/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <utility>
 
+#include "common/head_dims.h"
 #include "common/split_plan.h"
 #include "torch/arguments/cache.h"
 
@@ -44,8 +47,10 @@ AttentionParams attention_params(const AttentionArguments& arguments) {
   if (p.query_len < 1 || p.query_len > 16) query.fail("have 1 to 16 new tokens (Sq)");
   if (p.query_heads < 1) query.fail("have at least one head");
   const int d = p.head_dim;
-  if (d != 64 && d != 80 && d != 96 && d != 128 && d != 192 && d != 256) {
-    query.fail("have a head_dim of 64, 80, 96, 128, 192 or 256");
+  if (std::ranges::find(kHeadDims, d) == std::end(kHeadDims)) {
+    std::string dims;
+    for (const int dim : kHeadDims) dims += (dims.empty() ? "" : ", ") + std::to_string(dim);
+    query.fail("have a head_dim that is one of " + dims);
   }
   const Cache cache = cache_of(kOp, query, p.batch, d, k_cache, v_cache, block_table);
   if (cache.kv_heads < 1 || p.query_heads % cache.kv_heads != 0) {
