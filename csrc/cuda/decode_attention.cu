@@ -6,9 +6,7 @@
 
 namespace fdpp::gpu {
 
-Kernel kernel_of(const AttentionParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
+template Kernel kernel_of(const AttentionParams&, int);
 
 AttentionTiles attention_tiles(int warp_size, int head_dim, int tile) {
   return with_policy(warp_size, [&]<typename Arch>(Arch) { return Arch::attention_tiles(head_dim, tile); });

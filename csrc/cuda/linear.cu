@@ -6,17 +6,9 @@
 
 namespace fdpp::gpu {
 
-Kernel kernel_of(const GemvParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
-
-Kernel kernel_of(const FlatGemmParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
-
-Kernel kernel_of(const EpilogueParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
+template Kernel kernel_of(const GemvParams&, int);
+template Kernel kernel_of(const FlatGemmParams&, int);
+template Kernel kernel_of(const EpilogueParams&, int);
 
 const LinearTiles& linear_tiles(int warp_size) {
   return *with_policy(warp_size, []<typename Arch>(Arch) { return &kLinearTiles<Arch>; });

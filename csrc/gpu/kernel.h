@@ -1,4 +1,4 @@
-// The entry of every kernel of csrc/gpu, for the compilers of GPUs: launchers include it after their device.h.
+// The entry of every kernel of csrc/gpu, for the compilers of GPUs: launchers include it after their arch.h and device.h.
 #pragma once
 
 #include "gpu/launch.h"
@@ -17,6 +17,11 @@ Kernel find_kernel(Arch, const Params& params) {
   return with_kernel<Kernel, Arch>(params, [&]<typename K>(std::type_identity<K>) -> Kernel {
     return {reinterpret_cast<const void*>(&kernel<K, Params>), K::kThreads, K::kSharedBytes, K::grid(params)};
   });
+}
+
+template <typename Params>
+Kernel kernel_of(const Params& params, int warp_size) {
+  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
 }
 
 }  // namespace fdpp::gpu

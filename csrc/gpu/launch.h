@@ -28,13 +28,9 @@ struct Kernel {
   int threads, shared_bytes;
   int64_t blocks;
 };
-Kernel kernel_of(const AttentionParams& params, int warp_size);
-Kernel kernel_of(const GemvParams& params, int warp_size);
-Kernel kernel_of(const FlatGemmParams& params, int warp_size);
-Kernel kernel_of(const EpilogueParams& params, int warp_size);
-Kernel kernel_of(const NormParams& params, int warp_size);
-Kernel kernel_of(const SiluMulParams& params, int warp_size);
-Kernel kernel_of(const RopeParams& params, int warp_size);
+// For parameters of common/params.h. The launchers (*.cu) instantiate it.
+template <typename Params>
+Kernel kernel_of(const Params& params, int warp_size);
 const LinearTiles& linear_tiles(int warp_size);
 AttentionTiles attention_tiles(int warp_size, int head_dim, int tile);
 

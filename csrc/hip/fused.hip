@@ -7,16 +7,8 @@
 
 namespace fdpp::gpu {
 
-Kernel kernel_of(const NormParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
-
-Kernel kernel_of(const SiluMulParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
-
-Kernel kernel_of(const RopeParams& params, int warp_size) {
-  return with_policy(warp_size, [&](auto policy) { return find_kernel(policy, params); });
-}
+template Kernel kernel_of(const NormParams&, int);
+template Kernel kernel_of(const SiluMulParams&, int);
+template Kernel kernel_of(const RopeParams&, int);
 
 }  // namespace fdpp::gpu
