@@ -1,4 +1,4 @@
-// The entry of every kernel of csrc/gpu, for the compilers of GPUs: launchers include it after their arch.h and device.h.
+// The entry of every kernel of csrc/gpu, for the compilers of GPUs: launchers include it after arch.h and device.h.
 #pragma once
 
 #include "gpu/launch.h"
