@@ -30,6 +30,7 @@ _fdpp = torch.ops.fdpp
 _attention, _counted_attention = _fdpp.decode_attention.default, _fdpp.decode_attention.counted
 _gemv, _flat_gemm, _linear = _fdpp.gemv.default, _fdpp.flat_gemm.default, _fdpp.linear.default
 _rms_norm, _add_rms_norm = _fdpp.rms_norm.default, _fdpp.add_rms_norm.default
+_layer_norm, _add_layer_norm = _fdpp.layer_norm.default, _fdpp.add_layer_norm.default
 _rope_append, _silu_mul = _fdpp.rope_append.default, _fdpp.silu_mul.default
 
 
@@ -39,7 +40,9 @@ def _given(function: Callable[..., Tensor], **options: object) -> dict[str, Any]
     return {name: value for name, value in options.items() if value is not defaults[name]}
 
 
-def _epilogue(residual: Tensor | None, gated: bool) -> dict[str, Any]:
+def _epilogue(residual: Tensor | None, gated: bool, activation: str | None) -> dict[str, Any]:
+    if activation is not None:
+        return {"residual": residual, "gated": gated, "activation": activation}
     return {} if residual is None and gated is False else {"residual": residual, "gated": gated}
 
 
@@ -123,6 +126,7 @@ def gemv(
     *,
     residual: Tensor | None = None,
     gated: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
     """``x @ weight.T + bias`` by matrix-vector products (ImplA of the dataflow table), and what often follows it.
 
@@ -135,19 +139,21 @@ def gemv(
         residual: ``[..., N]`` (``[..., N / 2]`` when gated), dtype of ``x`` or float32, last dimension contiguous; is
             added to the result.
         gated: rows ``2 i`` and ``2 i + 1`` of the weight are gate and up of column ``i`` of the result, which is
-            ``silu(gate) * up`` of their products.
+            ``activation(gate) * up`` of their products.
+        activation: of the biased product, before ``residual`` is added: ``"relu"``, ``"silu"``, ``"gelu"`` (with the
+            error function) or ``"gelu_tanh"``. None means ``"silu"`` where gated, otherwise none.
 
     Returns:
         ``[..., N]`` (``[..., N / 2]`` when gated), contiguous, dtype of ``residual`` if there is one, else of ``x``.
         Sums are accumulated in float32. On a GPU the result is rounded once; elsewhere, and in ImplC, the product is
-        rounded to the dtype of ``x`` before gates and residual.
+        rounded to the dtype of ``x`` before activation, gates and residual.
 
     Raises:
         RuntimeError: a shape, dtype, device or stride that is not as above.
 
     Source: FlashDecoding++ section 5, ImplA; best at M = 1, correct for every M.
     """
-    return _gemv(x, weight, bias, **_epilogue(residual, gated))
+    return _gemv(x, weight, bias, **_epilogue(residual, gated, activation))
 
 
 def flat_gemm(
@@ -158,6 +164,7 @@ def flat_gemm(
     config: int = -1,
     residual: Tensor | None = None,
     gated: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
     """``x @ weight.T + bias`` for few rows (ImplB): a GEMM that streams the weights once through double-buffered tiles.
 
@@ -169,6 +176,7 @@ def flat_gemm(
             tile and how its work is spread over blocks (csrc/gpu/flat_plan.h).
         residual: as in :func:`gemv`.
         gated: as in :func:`gemv`.
+        activation: as in :func:`gemv`.
 
     Returns:
         as :func:`gemv`.
@@ -178,7 +186,7 @@ def flat_gemm(
 
     Source: FlashDecoding++ section 4.
     """
-    return _flat_gemm(x, weight, bias, config=config, **_epilogue(residual, gated))
+    return _flat_gemm(x, weight, bias, config=config, **_epilogue(residual, gated, activation))
 
 
 def linear(
@@ -188,6 +196,7 @@ def linear(
     *,
     residual: Tensor | None = None,
     gated: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
     """``x @ weight.T + bias`` by the implementation that the dataflow table names for this shape and device.
 
@@ -197,7 +206,7 @@ def linear(
 
     Source: FlashDecoding++ section 5 (heuristic dataflow).
     """
-    return _linear(x, weight, bias, **_epilogue(residual, gated))
+    return _linear(x, weight, bias, **_epilogue(residual, gated, activation))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -237,6 +246,45 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
         RuntimeError: a shape, dtype, device or stride that is not as above.
     """
     return _add_rms_norm(x, residual, weight, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """``(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`` over the last dimension, in float32 inside.
+
+    Args:
+        x: ``[..., H]`` as in :func:`rms_norm`.
+        weight: ``[H]``, dtype of ``x``, contiguous.
+        bias: as ``weight``, or None.
+        eps: added to the variance (the mean of squared deviations).
+
+    Returns:
+        contiguous tensor of the shape and dtype of ``x``.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or stride that is not as above.
+
+    Source: Ba, Kiros and Hinton, arXiv 1607.06450.
+    """
+    return _layer_norm(x, weight, bias, eps)
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """``residual += x`` and :func:`layer_norm` of the sum.
+
+    Args:
+        x: ``[..., H]`` as in :func:`rms_norm`.
+        residual: **mutated**, as in :func:`add_rms_norm`. Shares no memory with ``weight`` and ``bias``.
+        weight: ``[H]``.
+        bias: ``[H]`` or None.
+        eps: added to the variance.
+
+    Returns:
+        contiguous tensor of the shape and dtype of ``x``; never an alias of ``residual``.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or stride that is not as above.
+    """
+    return _add_layer_norm(x, residual, weight, bias, eps)
 
 
 def rope_append(

@@ -10,6 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_ACTIVATIONS = {
+    "identity": lambda x: x,
+    "relu": lambda x: x.clamp(min=0),
+    "silu": lambda x: x * torch.sigmoid(x),
+    "gelu": lambda x: x * 0.5 * torch.erfc(-x * 0.5**0.5),
+    "gelu_tanh": lambda x: x * torch.sigmoid((8 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)),
+}
+
 
 def decode_attention(
     q: Tensor,
@@ -69,11 +77,12 @@ def gemv(
     *,
     residual: Tensor | None = None,
     gated: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
     """Oracle of :func:`fdpp.ops.gemv`."""
     y = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    if gated:
-        y = silu_mul(torch.cat([y[..., 0::2], y[..., 1::2]], dim=-1))
+    activate = _ACTIVATIONS[activation or ("silu" if gated else "identity")]
+    y = activate(y[..., 0::2]) * y[..., 1::2] if gated else activate(y)
     return y if residual is None else y + residual.double()
 
 
@@ -85,9 +94,10 @@ def flat_gemm(
     config: int = -1,
     residual: Tensor | None = None,
     gated: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
     """Oracle of :func:`fdpp.ops.flat_gemm`."""
-    return gemv(x, weight, bias, residual=residual, gated=gated)
+    return gemv(x, weight, bias, residual=residual, gated=gated, activation=activation)
 
 
 def linear(
@@ -97,9 +107,10 @@ def linear(
     *,
     residual: Tensor | None = None,
     gated: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
     """Oracle of :func:`fdpp.ops.linear`."""
-    return gemv(x, weight, bias, residual=residual, gated=gated)
+    return gemv(x, weight, bias, residual=residual, gated=gated, activation=activation)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -113,6 +124,20 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
     total = residual.double() + x.double()
     residual.copy_(total)
     return rms_norm(total, weight, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Oracle of :func:`fdpp.ops.layer_norm`."""
+    x = x.double() - x.double().mean(dim=-1, keepdim=True)
+    normed = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight.double()
+    return normed if bias is None else normed + bias.double()
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Oracle of :func:`fdpp.ops.add_layer_norm`; ``residual`` is mutated."""
+    total = residual.double() + x.double()
+    residual.copy_(total)
+    return layer_norm(total, weight, bias, eps)
 
 
 def rope_append(
@@ -162,7 +187,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     cos, sin = cos.double().unsqueeze(1), sin.double().unsqueeze(1)
     half = cos.shape[-1]
     turned, rest = x[..., : 2 * half], x[..., 2 * half :]
-    first, second = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.split(half, dim=-1)
+    first, second = (turned[..., 0::2], turned[..., 1::2]) if interleaved else (turned[..., :half], turned[..., half:])
     first, second = first * cos - second * sin, second * cos + first * sin
     turned = torch.stack([first, second], dim=-1).flatten(-2) if interleaved else torch.cat([first, second], dim=-1)
     return torch.cat([turned, rest], dim=-1)

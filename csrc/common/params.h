@@ -51,6 +51,8 @@ struct AttentionParams {
   int32_t* arrivals;  // GPU: attention_block.h
 };
 
+enum class Activation { identity, relu, silu, gelu, gelu_tanh };  // activation.h
+
 constexpr int64_t kMaxFlatRows = 64;  // the largest M of the flat GEMM
 
 struct LinearParams {
@@ -65,7 +67,8 @@ struct LinearParams {
   DType out_dtype;
   void* packed_x;  // CPU: scratch of packed_x_bytes()
   // What becomes of the product; the GPU kernels do it on the way (linear_epilogue.h), others as in EpilogueParams.
-  bool gated;            // rows 2 i and 2 i + 1 of the weight are gate and up of column i: silu(gate) * up
+  bool gated;  // rows 2 i and 2 i + 1 of the weight are gate and up of column i: activation(gate) * up
+  Activation activation;
   const void* residual;  // [M, out_columns()], of out_dtype, or null: is added
   int64_t residual_stride;
 };
@@ -99,7 +102,9 @@ struct NormParams {
   int64_t outer_stride, inner_stride;
   void* residual;  // [rows, width], contiguous, of residual_dtype (dtype or f32), or null
   DType residual_dtype;
+  bool centered;       // whether the mean is subtracted: layer norm; otherwise RMS norm
   const void* weight;  // [width]
+  const void* bias;    // [width] or null
   float eps;
   void* out;  // [rows, width]
 };

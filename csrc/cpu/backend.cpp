@@ -78,9 +78,9 @@ void linear_epilogue(const Kernels& kernels, const EpilogueParams& p, const Thre
                 [&](int64_t begin, int64_t end) { kernels.linear_epilogue(p, begin, end); });
 }
 
-void rms_norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {
+void norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {
   const int64_t row_bytes = p.width * size_of(p.dtype);
-  for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.rms_norm(p, begin, end); });
+  for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.norm(p, begin, end); });
 }
 
 void silu_mul(const Kernels& kernels, const SiluMulParams& p, const Threads& threads) {

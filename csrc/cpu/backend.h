@@ -18,7 +18,7 @@ void flat_gemm(const Kernels& kernels, const LinearParams& params, int config, c
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& params);
 void linear_epilogue(const Kernels& kernels, const EpilogueParams& params, const Threads& threads);
 
-void rms_norm(const Kernels& kernels, const NormParams& params, const Threads& threads);
+void norm(const Kernels& kernels, const NormParams& params, const Threads& threads);
 void silu_mul(const Kernels& kernels, const SiluMulParams& params, const Threads& threads);
 void rope_append(const Kernels& kernels, const RopeParams& params, const Threads& threads);
 

@@ -1,8 +1,9 @@
-// RMSNorm, SiLU times up, rotary embedding with cache append: the element-wise kernels of one instruction set.
+// Norms, activations, rotary embedding with cache append: the element-wise kernels of one instruction set.
 #pragma once
 
 #include <type_traits>
 
+#include "common/activation.h"
 #include "common/params.h"
 #include "cpu/cache.h"
 #include "cpu/math.h"
@@ -24,17 +25,16 @@ struct FusedKernels {
     n == V::width ? V::store(p, x) : V::store(p, x, n);
   }
 
-  static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
-    if (p.residual == nullptr) return norm<T>(p, begin, end);
-    if (p.residual_dtype == DType::f32) return norm<float>(p, begin, end);
-    norm<T>(p, begin, end);
+  static void norm(const NormParams& p, int64_t begin, int64_t end) {
+    if (p.residual != nullptr && p.residual_dtype == DType::f32) return add_norm<float>(p, begin, end);
+    add_norm<T>(p, begin, end);
   }
 
   // R: storage type of the residual. The norm is that of the sum before it is rounded to R, which may have no room for
   // it.
   template <typename R>
-  static void norm(const NormParams& p, int64_t begin, int64_t end) {
-    const T* weight = static_cast<const T*>(p.weight);
+  static void add_norm(const NormParams& p, int64_t begin, int64_t end) {
+    const T *weight = static_cast<const T*>(p.weight), *bias = static_cast<const T*>(p.bias);
     for (int64_t row = begin; row < end; ++row) {
       const T* x = static_cast<const T*>(p.x) + row / p.inner * p.outer_stride + row % p.inner * p.inner_stride;
       T* out = static_cast<T*>(p.out) + row * p.width;
@@ -42,9 +42,17 @@ struct FusedKernels {
       const auto normed = [&](int64_t i, int n) {
         return residual == nullptr ? load(x + i, n) : V::add(load(residual + i, n), load(x + i, n));
       };
-      F squares = V::zero();
+      F mean = V::zero(), squares = V::zero();
+      if (p.centered) {
+        F sum = V::zero();
+        for (int64_t i = 0; i < p.width; i += V::width) sum = V::add(sum, normed(i, lanes(p.width - i)));
+        mean = V::broadcast(V::sum(sum) / static_cast<float>(p.width));
+      }
       for (int64_t i = 0; i < p.width; i += V::width) {
-        const F value = normed(i, lanes(p.width - i));
+        const int n = lanes(p.width - i);
+        F value = V::sub(normed(i, n), mean);
+        // Lanes beyond the row are 0, not its mean.
+        if (n < V::width) value = V::select_between(V::lane_index(), V::zero(), V::broadcast(n - 1), value, V::zero());
         squares = V::fma(value, value, squares);
       }
       const F scale = V::broadcast(1.0f / sqrtf(V::sum(squares) / static_cast<float>(p.width) + p.eps));
@@ -52,7 +60,8 @@ struct FusedKernels {
         const int n = lanes(p.width - i);
         const F value = normed(i, n);
         if (residual != nullptr) store(residual + i, value, n);
-        store(out + i, V::mul(V::mul(value, scale), load(weight + i, n)), n);
+        const F scaled = V::mul(V::mul(V::sub(value, mean), scale), load(weight + i, n));
+        store(out + i, bias == nullptr ? scaled : V::add(scaled, load(bias + i, n)), n);
       }
     }
   }
@@ -65,7 +74,7 @@ struct FusedKernels {
       T* out = static_cast<T*>(p.out) + row * p.width;
       for (int64_t i = 0; i < p.width; i += V::width) {
         const int n = lanes(p.width - i);
-        store(out + i, V::mul(silu<V>(load(gate + i, n)), load(up + i, n)), n);
+        store(out + i, V::mul(silu<Math<V>>(load(gate + i, n)), load(up + i, n)), n);
       }
     }
   }
@@ -109,9 +118,9 @@ struct FusedKernels {
         if (p.gated) {
           T gate[V::width], up[V::width];
           split_pairs(gate, up, product + 2 * i, n);
-          y = V::mul(silu<V>(V::load(gate)), V::load(up));
+          y = V::mul(activate<Math<V>>(p.activation, V::load(gate)), V::load(up));
         } else {
-          y = load(product + i, n);
+          y = activate<Math<V>>(p.activation, load(product + i, n));
         }
         if (residual != nullptr) y = V::add(y, load(residual + i, n));
         store(out + i, y, n);

@@ -52,8 +52,8 @@ struct IsaTable {
   static void flat_gemm(const LinearParams& p, int config, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::flat_gemm(p, config, begin, end))
   }
-  static void rms_norm(const NormParams& p, int64_t begin, int64_t end) {
-    FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::rms_norm(p, begin, end))
+  static void norm(const NormParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::norm(p, begin, end))
   }
   static void linear_epilogue(const EpilogueParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.linear.dtype, FusedKernels<V, T>::linear_epilogue(p, begin, end))
@@ -87,7 +87,7 @@ struct IsaTable {
         .gemv = gemv,
         .flat_gemm = flat_gemm,
         .linear_epilogue = linear_epilogue,
-        .rms_norm = rms_norm,
+        .norm = norm,
         .silu_mul = silu_mul,
         .rope_append = rope_append,
         .read_all = read_all,

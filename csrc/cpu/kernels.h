@@ -34,7 +34,7 @@ struct Kernels {
 
   // Rows [begin, end).
   void (*linear_epilogue)(const EpilogueParams&, int64_t begin, int64_t end);
-  void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
+  void (*norm)(const NormParams&, int64_t begin, int64_t end);
   void (*silu_mul)(const SiluMulParams&, int64_t begin, int64_t end);
   // Tokens [begin, end) of batch * query_len.
   void (*rope_append)(const RopeParams&, int64_t begin, int64_t end);

@@ -40,11 +40,10 @@ FDPP_INLINE typename V::F tanh(typename V::F x) {
   return V::div(m, V::add(m, V::broadcast(2.0f)));
 }
 
-// x / (1 + e^-x)
+// A vector type with what activation.h wants of one.
 template <typename V>
-FDPP_INLINE typename V::F silu(typename V::F x) {
-  const auto e = exp2<V>(V::mul(x, V::broadcast(-kLog2e)));
-  return V::div(x, V::add(V::broadcast(1.0f), e));
-}
+struct Math : V {
+  FDPP_INLINE static typename V::F exp2(typename V::F x) { return cpu::exp2<V>(x); }
+};
 
 }  // namespace fdpp::cpu

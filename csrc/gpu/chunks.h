@@ -75,11 +75,18 @@ FDPP_INLINE void store_chunk(T* to, const float (&x)[kChunk], int64_t count, boo
   }
 }
 
-// silu(x) = x / (1 + e^-x).
+// Arithmetic on one float, for activation.h.
 template <typename Arch>
-FDPP_INLINE float silu(float x) {
-  constexpr float kLog2e = 1.4426950408889634f;
-  return x / (1.0f + Arch::exp2(-x * kLog2e));
-}
+struct Scalar {
+  using F = float;
+  FDPP_INLINE static float broadcast(float x) { return x; }
+  FDPP_INLINE static float add(float a, float b) { return a + b; }
+  FDPP_INLINE static float sub(float a, float b) { return a - b; }
+  FDPP_INLINE static float mul(float a, float b) { return a * b; }
+  FDPP_INLINE static float div(float a, float b) { return a / b; }
+  FDPP_INLINE static float fma(float a, float b, float c) { return a * b + c; }
+  FDPP_INLINE static float max(float a, float b) { return a > b ? a : b; }
+  FDPP_INLINE static float exp2(float x) { return Arch::exp2(x); }
+};
 
 }  // namespace fdpp

@@ -1,6 +1,7 @@
-// What becomes of the sums of a linear layer on a GPU before they are rounded: bias, SiLU(gate) * up, residual.
+// What becomes of the sums of a linear layer on a GPU before they are rounded: bias, activation, gate, residual.
 #pragma once
 
+#include "common/activation.h"
 #include "common/params.h"
 #include "gpu/chunks.h"
 
@@ -15,8 +16,8 @@ FDPP_INLINE void store_output(const LinearParams& p, const T* bias, int64_t m, i
   const auto biased = [&](int i) {
     return sum(i) + (bias != nullptr ? widen<Arch>(bias[rows_per_column(p) * column + i]) : 0.0f);
   };
-  float y = biased(0);
-  if (p.gated) y = silu<Arch>(y) * biased(1);
+  float y = activate<Scalar<Arch>>(p.activation, biased(0));
+  if (p.gated) y *= biased(1);
   const int64_t at = m * out_columns(p) + column;
   if (p.out_dtype == DType::f32) {
     const float* const residual = static_cast<const float*>(p.residual);

@@ -2,6 +2,7 @@
 // T the dtype.
 #pragma once
 
+#include "common/activation.h"
 #include "common/params.h"
 #include "gpu/chunks.h"
 
@@ -30,7 +31,7 @@ class SiluMul {
     float gate[kChunk], up[kChunk];
     load_chunk<Arch>(gate, from + i, left, whole);
     load_chunk<Arch>(up, from + p.width + i, left, whole);
-    for (int k = 0; k < kChunk; ++k) gate[k] = silu<Arch>(gate[k]) * up[k];
+    for (int k = 0; k < kChunk; ++k) gate[k] = silu<Scalar<Arch>>(gate[k]) * up[k];
     store_chunk<Arch>(out + i, gate, left, whole);
   }
 

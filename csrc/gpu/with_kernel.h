@@ -91,14 +91,17 @@ Result with_kernel(const EpilogueParams& p, Use use) {
 template <typename Result, typename Arch, typename Use>
 Result with_kernel(const NormParams& p, Use use) {
   return with_dtype<Result>(p.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
-    const auto with_width = [&]<int kWidth>(std::integral_constant<int, kWidth>) -> Result {
-      if (p.residual != nullptr && p.residual_dtype == DType::f32)
-        return use(std::type_identity<RmsNorm<Arch, T, float, kWidth>>{});
-      return use(std::type_identity<RmsNorm<Arch, T, T, kWidth>>{});
+    const auto with_residual = [&]<typename R>(std::type_identity<R>) -> Result {
+      const auto with_width = [&]<int kWidth>(std::integral_constant<int, kWidth>) -> Result {
+        if (p.centered) return use(std::type_identity<Norm<Arch, T, R, kWidth, true>>{});
+        return use(std::type_identity<Norm<Arch, T, R, kWidth, false>>{});
+      };
+      // Heads (of norms of q and k) and whole tokens.
+      if (p.width <= 1024) return with_width(std::integral_constant<int, 1024>{});
+      return with_width(std::integral_constant<int, 4096>{});
     };
-    // Heads (of norms of q and k) and whole tokens.
-    if (p.width <= 1024) return with_width(std::integral_constant<int, 1024>{});
-    return with_width(std::integral_constant<int, 4096>{});
+    if (p.residual != nullptr && p.residual_dtype == DType::f32) return with_residual(std::type_identity<float>{});
+    return with_residual(std::type_identity<T>{});
   });
 }
 

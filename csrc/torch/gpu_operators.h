@@ -49,7 +49,15 @@ inline void check_blocks(const char* op, int64_t blocks) {
 }
 
 template <typename B>
-struct GpuOperators {
+Tensor run_gpu_norm(const NormInputs& inputs) {
+  const NormCall call = norm_call(inputs);
+  check_matrix_dtype(inputs.op, "x", inputs.x);
+  B(inputs.op, inputs.x).run(call.params);
+  return call.out;
+}
+
+template <typename B>
+struct GpuOperators : Norms<run_gpu_norm<B>> {
   // Splits are planned from the capacity and never from the lengths: those stay on the device, and a captured graph
   // stays valid while they grow.
   static Tensor attention(const AttentionArguments& arguments) {
@@ -73,16 +81,16 @@ struct GpuOperators {
   }
 
   static Tensor gemv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                     bool gated) {
-    const LinearInputs arguments{"gemv", x, weight, bias, residual, gated};
+                     bool gated, const OptionalString& activation) {
+    const LinearInputs arguments{"gemv", x, weight, bias, residual, gated, activation};
     LinearCall call = linear_call(arguments);
     B backend(arguments.op, x);
     return run_gemv(backend, arguments, call);
   }
 
   static Tensor flat_gemm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
-                          const OptionalTensor& residual, bool gated) {
-    const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated};
+                          const OptionalTensor& residual, bool gated, const OptionalString& activation) {
+    const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated, activation};
     LinearCall call = linear_call(arguments);
     B backend(arguments.op, x);
     check_flat_rows(arguments.op, call.params.M);
@@ -91,8 +99,8 @@ struct GpuOperators {
   }
 
   static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                       const OptionalTensor& residual, bool gated) {
-    const LinearInputs arguments{"linear", x, weight, bias, residual, gated};
+                       const OptionalTensor& residual, bool gated, const OptionalString& activation) {
+    const LinearInputs arguments{"linear", x, weight, bias, residual, gated, activation};
     LinearCall call = linear_call(arguments);
     const LinearParams& p = call.params;
     B backend(arguments.op, x);
@@ -108,14 +116,6 @@ struct GpuOperators {
     check_matrix_dtype(arguments.op, "x", x);
     backend.run(EpilogueParams{call.params, product.data_ptr()});
     return out;
-  }
-
-  static Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-    return run_norm("rms_norm", x, nullptr, weight, eps);
-  }
-
-  static Tensor add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
-    return run_norm("add_rms_norm", x, &residual, weight, eps);
   }
 
   static Tensor silu_mul(const Tensor& gate_up) {
@@ -188,13 +188,6 @@ struct GpuOperators {
     }
     backend.run(p);
     return out;
-  }
-
-  static Tensor run_norm(const char* op, const Tensor& x, const Tensor* residual, const Tensor& weight, double eps) {
-    const NormCall call = norm_call(op, x, residual, weight, eps);
-    check_matrix_dtype(op, "x", x);
-    B(op, x).run(call.params);
-    return call.out;
   }
 };
 

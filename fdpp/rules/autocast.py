@@ -27,14 +27,14 @@ def _products(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype
     return {name: dtype for name in ("x", "weight", "bias", "residual") if not (name == "residual" and keeps_residual)}
 
 
-def _rms_norm(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype]:
-    return {"weight": arguments["x"].dtype}
+def _norm(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype]:
+    return dict.fromkeys(("weight", "bias"), arguments["x"].dtype)
 
 
-def _add_rms_norm(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype]:
+def _add_norm(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype]:
     x, residual = arguments["x"], arguments["residual"]
     dtype = x.dtype if residual.dtype == torch.float32 else residual.dtype
-    return {"x": dtype, "weight": dtype}
+    return {"x": dtype, "weight": dtype, "bias": dtype}
 
 
 def _as_cache(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype]:
@@ -46,8 +46,10 @@ RULES: dict[str, Callable[[torch.dtype, Arguments], dict[str, torch.dtype]]] = {
     "gemv": _products,
     "flat_gemm": _products,
     "linear": _products,
-    "rms_norm": _rms_norm,
-    "add_rms_norm": _add_rms_norm,
+    "rms_norm": _norm,
+    "add_rms_norm": _add_norm,
+    "layer_norm": _norm,
+    "add_layer_norm": _add_norm,
     "rope_append": _as_cache,
     "decode_attention": _as_cache,
 }

@@ -35,6 +35,8 @@ RESULTS: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "rms_norm": lambda x, **_: x.new_empty(x.shape),
     "add_rms_norm": lambda x, **_: x.new_empty(x.shape),
+    "layer_norm": lambda x, **_: x.new_empty(x.shape),
+    "add_layer_norm": lambda x, **_: x.new_empty(x.shape),
     "rope_append": lambda q, **_: q.new_empty(q.shape),
     "silu_mul": lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2)),
 }

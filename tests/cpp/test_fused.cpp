@@ -30,15 +30,15 @@ struct RowLayout {
   int64_t elements(int64_t width) const { return offset(rows - 1) + width; }
 };
 
-// `residual_dtype`: null for rms_norm.
-void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const DType* residual_dtype,
+// `residual_dtype`: null where nothing is added. A layer norm has a bias here.
+void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const DType* residual_dtype, bool centered,
                 const std::string& what) {
   const bool add = residual_dtype != nullptr;
   const DType sum_dtype = add ? *residual_dtype : dtype;
   Random random(static_cast<uint64_t>(width));
   const RowLayout layout(3, 2, width, random);
   const Buffer x = Buffer::normal(dtype, layout.elements(width), random, 3.0),
-               weight = Buffer::normal(dtype, width, random);
+               weight = Buffer::normal(dtype, width, random), bias = Buffer::normal(dtype, width, random);
   const Buffer before = Buffer::normal(sum_dtype, layout.rows * width, random);
   const Buffer residual(before), out(dtype, layout.rows * width);
   NormParams p{};
@@ -47,26 +47,33 @@ void check_norm(const cpu::Kernels& kernels, DType dtype, int64_t width, const D
   p.x = x.data(), p.outer_stride = layout.outer_stride, p.inner_stride = layout.inner_stride;
   p.residual = add ? residual.data() : nullptr;
   p.residual_dtype = sum_dtype;
+  p.centered = centered;
   p.weight = weight.data();
+  p.bias = centered ? bias.data() : nullptr;
   p.eps = 1e-5f;
   p.out = out.data();
-  cpu::rms_norm(kernels, p, threads(2));
+  cpu::norm(kernels, p, threads(2));
   for (int64_t row = 0; row < layout.rows; ++row) {
     // The norm is that of the sum before it is rounded.
     const auto normed = [&](int64_t i) { return x[layout.offset(row) + i] + (add ? before[row * width + i] : 0.0); };
-    double squares = 0.0;
+    double mean = 0.0, squares = 0.0, largest = 0.0;
+    for (int64_t i = 0; i < width && centered; ++i) mean += normed(i) / static_cast<double>(width);
     for (int64_t i = 0; i < width; ++i) {
       const double sum = normed(i);
-      squares += sum * sum;
+      squares += (sum - mean) * (sum - mean);
+      largest = std::max(largest, std::fabs(sum));
       if (!add) continue;
       const double tolerance = 1.01 * roundoff(sum_dtype) * std::fabs(sum) + underflow(sum_dtype);
       CHECK_CLOSE(residual[row * width + i], sum, tolerance, what + " residual");
     }
     const double scale = 1.0 / std::sqrt(squares / static_cast<double>(width) + p.eps);
     for (int64_t i = 0; i < width; ++i) {
-      const double expected = normed(i) * scale * weight[i];
-      const double relative = roundoff(dtype) + (8 + std::sqrt(width)) * kFloatRoundoff;
-      CHECK_CLOSE(out[row * width + i], expected, relative * std::fabs(expected) + underflow(dtype), what);
+      const double scaled = (normed(i) - mean) * scale * weight[i], expected = scaled + (centered ? bias[i] : 0.0);
+      const double few = (8 + std::sqrt(width)) * kFloatRoundoff;
+      // A mean is off by rounding of the largest value; that of one value is the value itself.
+      const double lost = centered ? few * largest * scale * std::fabs(weight[i]) * (1 + std::fabs(scaled)) : 0.0;
+      const double tolerance = roundoff(dtype) * std::fabs(expected) + few * std::fabs(scaled) + lost;
+      CHECK_CLOSE(out[row * width + i], expected, tolerance + underflow(dtype), what);
     }
   }
 }
@@ -154,13 +161,16 @@ void check_rope(const cpu::Kernels& kernels, DType dtype, RopeSize size, bool in
 
 }  // namespace
 
-TEST(rms_norm) {
+TEST(norm) {
   for_every_kernel_and_dtype([](const cpu::Kernels& kernels, DType dtype, const std::string& what) {
     for (const int64_t width : kWidths) {
       const DType wide = DType::f32;
-      check_norm(kernels, dtype, width, nullptr, what);
-      check_norm(kernels, dtype, width, &dtype, what + " add");
-      check_norm(kernels, dtype, width, &wide, what + " add to float32");
+      for (const bool centered : {false, true}) {
+        const std::string name = what + (centered ? " layer norm" : " RMS norm");
+        check_norm(kernels, dtype, width, nullptr, centered, name);
+        check_norm(kernels, dtype, width, &dtype, centered, name + " add");
+        check_norm(kernels, dtype, width, &wide, centered, name + " add to float32");
+      }
     }
   });
 }
@@ -200,6 +210,7 @@ TEST(linear_epilogue) {
         EpilogueParams p{};
         p.linear.dtype = dtype, p.linear.out_dtype = DType::f32;
         p.linear.M = rows, p.linear.N = width, p.linear.gated = gated;
+        if (gated) p.linear.activation = Activation::silu;
         p.linear.residual = residual.data(), p.linear.residual_stride = stride;
         p.linear.out = out.data();
         p.product = product.data();

@@ -52,12 +52,12 @@ def test_every_operator(backend, ops, call):
     arguments = valid_arguments(call, backend.device, dtype)
     activations = ["x", "q", "k", "v"]
     mixed = arguments | {name: arguments[name].to(cast) for name in activations if name in arguments}
-    if call == "add_rms_norm":
+    if call.startswith("add_"):
         mixed["residual"] = arguments["residual"].float()
     with torch.autocast(backend.device, cast):
         out = call_op(ops, call, mixed)
     assert out.isfinite().all()
-    written_dtype = dtype if "k_cache" in arguments else torch.float32 if "bias" in arguments else cast
+    written_dtype = dtype if "k_cache" in arguments else torch.float32 if "gated" in arguments else cast
     assert out.dtype == (dtype if call == "silu_mul" else written_dtype)
     for name, before in valid_arguments(call, backend.device, dtype).items():
         if isinstance(before, torch.Tensor) and name not in (*activations, "residual"):

@@ -44,7 +44,7 @@ CHANGES: list[tuple[str, Callable[[torch.Tensor], torch.Tensor | None], str]] = 
 ]
 #: Right by contract: leading dimensions of any number.
 ALLOWED = {
-    *((call, "x", "rank") for call in ("gemv", "flat_gemm", "linear", "rms_norm")),
+    *((call, "x", "rank") for call in ("gemv", "flat_gemm", "linear", "rms_norm", "layer_norm")),
     ("silu_mul", "gate_up", "rank"),
     ("silu_mul", "gate_up", "device"),  # alone on the meta device: a question for the fake, with an answer
     *((call, name, "None") for call in CALLS for name in valid_arguments(call, "cpu").keys() - required_tensors(call)),
@@ -156,9 +156,12 @@ WRONG = [
     *(Wrong("rope_append", {name: lambda x: x.bfloat16()}, "q|k|v|k_cache|v_cache", "bfloat16") for name in "qkv"),
     *(
         Wrong(op, {"weight": lambda x: x.bfloat16()}, "weight", "bfloat16")
-        for op in ("gemv", "flat_gemm", "linear", "rms_norm")
+        for op in ("gemv", "flat_gemm", "linear", "rms_norm", "layer_norm")
     ),
-    *(Wrong(op, {"bias": lambda x: x.bfloat16()}, "bias", "bfloat16") for op in ("gemv", "flat_gemm", "linear")),
+    *(
+        Wrong(op, {"bias": lambda x: x.bfloat16()}, "bias", "bfloat16")
+        for op in ("gemv", "flat_gemm", "linear", "layer_norm", "add_layer_norm")
+    ),
     Wrong("add_rms_norm", {"residual": lambda x: x.bfloat16()}, "residual", "bfloat16"),
     Wrong(
         "add_rms_norm",
@@ -169,7 +172,10 @@ WRONG = [
     # linear
     *(Wrong(op, {"weight": narrow(1, 23)}, "x|weight", r"\b23\b") for op in ("gemv", "flat_gemm", "linear")),
     *(Wrong(op, {"bias": narrow(0, 9)}, "bias", r"\b9\b") for op in ("gemv", "flat_gemm", "linear")),
-    *(Wrong(op, {"x": filled()}, "x", r"\b0\b|\[\]|scalar") for op in ("gemv", "flat_gemm", "linear", "rms_norm")),
+    *(
+        Wrong(op, {"x": filled()}, "x", r"\b0\b|\[\]|scalar")
+        for op in ("gemv", "flat_gemm", "linear", "rms_norm", "layer_norm")
+    ),
     *(
         Wrong(op, {"weight": narrow(0, 9), "bias": narrow(0, 9)}, "weight", r"\b9\b")
         for op in ("gemv", "flat_gemm", "linear")
@@ -183,7 +189,12 @@ WRONG = [
     Wrong("flat_gemm", {"x": filled(65, 24), "residual": filled(65, 5)}, "x|M", r"\b65\b"),
     *(Wrong("flat_gemm", {"config": value(c)}, "config", str(c)) for c in (-2, 1_000_000)),
     # norms and silu_mul
-    *(Wrong(op, {"weight": narrow(0, 23)}, "weight", r"\b23\b") for op in ("rms_norm", "add_rms_norm")),
+    *(
+        Wrong(op, {"weight": narrow(0, 23)}, "weight", r"\b23\b")
+        for op in ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
+    ),
+    *(Wrong(op, {"bias": narrow(0, 23)}, "bias", r"\b23\b") for op in ("layer_norm", "add_layer_norm")),
+    Wrong("add_layer_norm", {"residual": narrow(0, 1)}, "residual", r"\b1\b"),
     Wrong("add_rms_norm", {"residual": narrow(0, 1)}, "residual", r"\b1\b"),
     Wrong(
         "add_rms_norm",
@@ -296,7 +307,7 @@ def test_what_a_gpu_kernel_cannot_load_is_refused(backend, dtype, ops):
 def test_valid_arguments_are_valid(backend, dtype, ops, call):
     """What the errors above begin with raises nothing, in every dtype."""
     arguments = valid_arguments(call, backend.device, dtype)
-    expected = torch.float32 if "residual" in arguments and "bias" in arguments else dtype
+    expected = torch.float32 if "gated" in arguments else dtype
     assert call_op(ops, call, arguments).dtype == expected
 
 

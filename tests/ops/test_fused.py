@@ -1,4 +1,4 @@
-"""rms_norm, add_rms_norm, silu_mul and rope_append against the oracle."""
+"""Norms, silu_mul and rope_append against the oracle."""
 
 from __future__ import annotations
 
@@ -21,53 +21,94 @@ def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+#: Norms by name: the arguments between x (and the residual) and eps.
+NORMS = {
+    "rms_norm": lambda width, dtype: [randn(width, dtype=dtype, seed=1)],
+    "layer_norm": lambda width, dtype: [randn(width, dtype=dtype, seed=1), randn(width, dtype=dtype, seed=3)],
+    "layer_norm without bias": lambda width, dtype: [randn(width, dtype=dtype, seed=1), None],
+}
+
+
+def norm_tolerance(name: str, x: torch.Tensor, expected: torch.Tensor, weights: list, dtype: torch.dtype):
+    """Rounding, and of a layer norm what the deviations lose: the mean is a float32 sum of all of the row."""
+    tolerance = elementwise_tolerance(expected, dtype, 8 + x.shape[-1] ** 0.5)
+    if name == "rms_norm" or x.numel() == 0:
+        return tolerance
+    x, scale = x.double(), 1 / (x.double().var(dim=-1, keepdim=True, correction=0) + 1e-5).sqrt()
+    lost = (8 + x.shape[-1] ** 0.5) * 2.0**-24 * x.abs().amax(dim=-1, keepdim=True) * scale * weights[0].double().abs()
+    # Where the deviations are about as small as what they lose, the scale itself is off by as much.
+    deviations = (x - x.mean(dim=-1, keepdim=True)).abs() * scale
+    return tolerance + lost * (1 + deviations)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("leading", LEADING)
-def test_rms_norm(backend, dtype, ops, leading, width):
-    x, weight = randn(*leading, width, dtype=dtype), randn(width, dtype=dtype, seed=1)
-    expected = oracle(reference.rms_norm, x, weight, 1e-5)
+@pytest.mark.parametrize("name", NORMS)
+def test_norm(backend, dtype, ops, name, leading, width):
+    x, weights = randn(*leading, width, dtype=dtype), NORMS[name](width, dtype)
+    operator = name.split()[0]
+    expected = oracle(getattr(reference, operator), x, *weights, 1e-5)
     for seed in range(3):
         placed = strided(on_device(x, backend.device), random.Random(seed))
-        actual = ops.rms_norm(placed, on_device(weight, backend.device), 1e-5)
+        actual = getattr(ops, operator)(placed, *(on_device(w, backend.device) for w in weights), 1e-5)
         assert actual.dtype == dtype and actual.is_contiguous()
-        assert_close(actual, expected, elementwise_tolerance(expected, dtype, 8 + width**0.5))
+        assert_close(actual, expected, norm_tolerance(name, x, expected, weights, dtype))
 
 
+@pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("magnitude", [0.0, 1e-4, 1e4])
-def test_rms_norm_of_any_magnitude(backend, dtype, ops, magnitude):
+def test_norm_of_any_magnitude(backend, dtype, ops, name, magnitude):
     """Squares of large float16 values are summed in float32; eps keeps a row of zeros defined."""
-    x, weight = magnitude * randn(3, 200, dtype=dtype), randn(200, dtype=dtype, seed=1)
-    expected = oracle(reference.rms_norm, x, weight, 1e-6)
-    actual = ops.rms_norm(*(on_device(t, backend.device) for t in (x, weight)), 1e-6)
-    assert_close(actual, expected, elementwise_tolerance(expected, dtype, 24))
+    x, weights = magnitude * randn(3, 200, dtype=dtype), NORMS[name](200, dtype)
+    operator = name.split()[0]
+    expected = oracle(getattr(reference, operator), x, *weights, 1e-5)
+    actual = getattr(ops, operator)(*(on_device(t, backend.device) for t in (x, *weights)), 1e-5)
+    assert_close(actual, expected, norm_tolerance(name, x, expected, weights, dtype))
+
+
+@pytest.mark.parametrize("width", [5, 200, 9000])
+def test_layer_norm_far_from_zero(backend, dtype, ops, width):
+    """Deviations are squared, not the values: the variance of large values near each other does not cancel."""
+    x = 1000 + 4 * randn(3, width, dtype=dtype)
+    weights = [torch.ones(width, dtype=dtype), torch.zeros(width, dtype=dtype)]
+    expected = oracle(reference.layer_norm, x, *weights, 1e-5)
+    actual = ops.layer_norm(*(on_device(t, backend.device) for t in (x, *weights)), 1e-5)
+    assert_close(actual, expected, norm_tolerance("layer_norm", x, expected, weights, dtype))
 
 
 @pytest.mark.parametrize("float32_residual", [False, True])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [*WIDTHS, 9000])
 @pytest.mark.parametrize("leading", LEADING)
-def test_add_rms_norm(backend, dtype, ops, leading, width, float32_residual):
-    x, weight = randn(*leading, width, dtype=dtype), randn(width, dtype=dtype, seed=1)
+@pytest.mark.parametrize("name", NORMS)
+def test_add_norm(backend, dtype, ops, name, leading, width, float32_residual):
+    x, weights = randn(*leading, width, dtype=dtype), NORMS[name](width, dtype)
+    operator = name.split()[0]
     before = randn(*leading, width, dtype=torch.float32 if float32_residual else dtype, seed=2)
     for seed in range(3):
         residual = before.clone().to(backend.device)
         placed = strided(on_device(x, backend.device), random.Random(seed))
-        actual = ops.add_rms_norm(placed, residual, on_device(weight, backend.device), 1e-5)
+        placed_weights = [on_device(w, backend.device) for w in weights]
+        actual = getattr(ops, f"add_{operator}")(placed, residual, *placed_weights, 1e-5)
         total = before.double() + x.double()
         assert_close(residual, total, elementwise_tolerance(total, before.dtype), "residual")
-        expected = oracle(reference.rms_norm, total, weight.double(), 1e-5)
-        assert_close(actual, expected, elementwise_tolerance(expected, dtype, 8 + width**0.5))
+        expected = oracle(getattr(reference, operator), total, *weights, 1e-5)
+        assert_close(actual, expected, norm_tolerance(name, total, expected, weights, dtype))
         assert actual.dtype == dtype and actual.is_contiguous()
         assert residual.dtype == before.dtype and actual.data_ptr() != residual.data_ptr()
 
 
-def test_add_rms_norm_of_a_sum_that_float16_has_no_room_for(backend, ops):
+@pytest.mark.parametrize("name", NORMS)
+def test_add_norm_of_a_sum_that_float16_has_no_room_for(backend, ops, name):
     """The norm is that of the float32 sum; the residual itself becomes infinite."""
-    x = torch.full((2, 100), 6e4, dtype=torch.float16, device=backend.device)
-    weight = torch.ones(100, dtype=torch.float16, device=backend.device)
-    residual, expected_residual = x.clone(), x.cpu().clone()
-    actual = ops.add_rms_norm(x, residual, weight, 1e-5)
-    expected = oracle(reference.add_rms_norm, x.cpu(), expected_residual, weight.cpu(), 1e-5)
-    assert_close(actual, expected, elementwise_tolerance(expected, x.dtype))
+    x = torch.full((2, 100), 6e4, dtype=torch.float16)
+    x[:, ::2] *= -1
+    weights, operator = NORMS[name](100, torch.float16), "add_" + name.split()[0]
+    residual, expected_residual = x.clone().to(backend.device), x.clone()
+    actual = getattr(ops, operator)(
+        on_device(x, backend.device), residual, *(on_device(w, backend.device) for w in weights), 1e-5
+    )
+    expected = oracle(getattr(reference, operator), x, expected_residual, *weights, 1e-5)
+    assert_close(actual, expected, elementwise_tolerance(expected, x.dtype, 24))
     assert actual.isfinite().all() and expected_residual.isinf().all()
     assert torch.equal(residual.cpu(), expected_residual)
 
@@ -93,17 +134,15 @@ def test_silu_mul_at_the_ends(backend, dtype, ops):
     assert ops.silu_mul(on_device(torch.tensor([[float("nan"), 1.0]]).to(dtype), backend.device)).isnan().all()
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "silu_mul"])
 @pytest.mark.parametrize("shape", [(0, 8), (2, 0, 8), (3, 0)])
-def test_nothing_to_do(backend, dtype, ops, name, shape):
+def test_nothing_to_do(backend, dtype, ops, shape):
     x = torch.ones(shape, dtype=dtype, device=backend.device)
     weight = torch.ones(shape[-1], dtype=dtype, device=backend.device)
-    if name == "silu_mul":
-        assert ops.silu_mul(x).shape == (*shape[:-1], shape[-1] // 2)
-    elif name == "rms_norm":
-        assert ops.rms_norm(x, weight, 1e-5).shape == shape
-    else:
-        assert ops.add_rms_norm(x, x.clone(), weight, 1e-5).shape == shape
+    assert ops.silu_mul(x).shape == (*shape[:-1], shape[-1] // 2)
+    assert ops.rms_norm(x, weight, 1e-5).shape == shape
+    assert ops.layer_norm(x, weight, weight, 1e-5).shape == shape
+    assert ops.add_rms_norm(x, x.clone(), weight, 1e-5).shape == shape
+    assert ops.add_layer_norm(x, x.clone(), weight, weight, 1e-5).shape == shape
 
 
 def rope_case(seed: int, dtype: torch.dtype):
@@ -111,7 +150,7 @@ def rope_case(seed: int, dtype: torch.dtype):
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     batch, tokens, kv_heads = rng.choice([1, 1, 3, 5]), rng.choice([1, 1, 2, 17]), rng.choice([1, 2, 4])
     q_heads, head_dim = kv_heads * rng.choice([1, 2, 3, 7]), rng.choice(HEAD_DIMS)
-    rotated = rng.choice([head_dim, head_dim, head_dim // 2, 2, 20])
+    rotated = rng.choice([head_dim, head_dim, head_dim // 2, 2, 20, 0])
     page_size = rng.choice([None, 8, 16, 24])
     starts = [rng.randint(0, 60) for _ in range(batch)]
     positions = torch.tensor(starts).unsqueeze(1) + torch.arange(tokens)

@@ -111,7 +111,8 @@ def test_linear(backend, dtype, ops, m):
 @pytest.mark.parametrize("name", ["gemv", "flat_gemm", "linear"])
 @pytest.mark.parametrize("residual", [None, "dtype of x", "float32"])
 @pytest.mark.parametrize("gated", [False, True])
-def test_epilogues(backend, dtype, ops, name, residual, gated):
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu", "gelu_tanh"])
+def test_epilogues(backend, dtype, ops, name, residual, gated, activation):
     """Against the oracle, for every configuration; where the product was rounded first, that counts, too."""
     out_dtype = torch.float32 if residual == "float32" else dtype
     for m, n, k in [(1, 34, 40), (3, 100, 77), (9, 6, 1032), (33, 66, 64), (64, 2, 8)]:
@@ -122,14 +123,17 @@ def test_epilogues(backend, dtype, ops, name, residual, gated):
             product.rounded_sums()
         rounded = product.tolerance + ROUNDOFF[dtype] * product.expected.abs()
         y, wrong = product.expected, rounded
+        if gated or activation:  # whose slope is at most 1.2
+            gate, gate_wrong = (y[:, 0::2], rounded[:, 0::2]) if gated else (y, rounded)
+            activated = reference._ACTIVATIONS[activation or "silu"](gate).abs()
+            # exp(-x^2) loses what x^2 has no room for.
+            wrong = 1.2 * gate_wrong + 16 * ROUNDOFF[torch.float32] * (1 + gate**2) * activated
         if gated:
-            gate, up = y[:, 0::2], y[:, 1::2]
-            silu = gate * torch.sigmoid(gate)  # its slope is at most 1.1
-            wrong = 1.1 * rounded[:, 0::2] * (up.abs() + rounded[:, 1::2]) + silu.abs() * rounded[:, 1::2]
-            wrong = wrong + 16 * ROUNDOFF[torch.float32] * (silu * up).abs()
+            up, up_wrong = y[:, 1::2], rounded[:, 1::2]
+            wrong = wrong * (up.abs() + up_wrong) + activated * up_wrong
         columns = n // 2 if gated else n
         stream = None if residual is None else operands(m, 1, columns, out_dtype)[0]
-        expected = oracle(reference.linear, x, weight, bias, residual=stream, gated=gated)
+        expected = oracle(reference.linear, x, weight, bias, residual=stream, gated=gated, activation=activation)
         tolerance = 2 * ROUNDOFF[out_dtype] * expected.abs() + wrong + UNDERFLOW[dtype]
         for config in configs(backend, dtype) if name == "flat_gemm" else (None,):
             rng = random.Random(m)
@@ -137,7 +141,9 @@ def test_epilogues(backend, dtype, ops, name, residual, gated):
             options = {} if config is None else {"config": config}
             if stream is not None:
                 options["residual"] = on_device(strided(stream, rng), backend.device)
-            actual = getattr(ops, name)(*placed, on_device(bias, backend.device), gated=gated, **options)
+            actual = getattr(ops, name)(
+                *placed, on_device(bias, backend.device), gated=gated, **options, activation=activation
+            )
             assert actual.dtype == out_dtype and actual.is_contiguous() and actual.shape == (m, columns)
             assert_close(
                 actual, expected, tolerance, f"x {m} x {k}, weight {n} x {k}, {options.keys()}, config {config}"
@@ -212,3 +218,26 @@ def test_every_implementation_of_linear_is_reached(backend):
     ms = (1, 2, 8, 17, 64, 65, 130)
     choices = {library.choice(dtype, n, k, m, index)["impl"] for n, k in sizes(backend) for m in ms}
     assert choices == {"gemv", "flat_gemm", "aten"}
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", "gelu", "gelu_tanh"])
+def test_activations_at_the_ends(backend, dtype, ops, activation):
+    """Where e^x or e^(-x^2) leave float32 the result is x, or nothing; NaN stays NaN."""
+    ends = [-6e4, -1e3, -200.0, -40.0, -15.0, -13.5, -9.0, -5.0, -1e-4, -0.0, 0.0, 1e-4, 5.0, 9.0, 13.5, 200.0, 6e4]
+    x = torch.tensor(ends).to(dtype)[:, None] * torch.eye(1, 8, dtype=dtype)
+    weight = torch.eye(2, 8, dtype=dtype)
+    expected = oracle(reference.linear, x, weight, activation=activation)
+    # exp(-x^2) loses what x^2 has no room for.
+    tolerance = (ROUNDOFF[dtype] + 16 * ROUNDOFF[torch.float32] * (1 + x[:, :1].double() ** 2)) * expected.abs()
+    for name in ("gemv", "flat_gemm", "linear"):
+        placed = [on_device(t, backend.device) for t in (x, weight)]
+        actual = getattr(ops, name)(*placed, activation=activation)
+        assert_close(actual, expected, tolerance + UNDERFLOW[dtype] + 1e-36, name)
+        assert getattr(ops, name)(placed[0] * float("nan"), placed[1], activation=activation).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["gemv", "flat_gemm", "linear"])
+def test_an_unknown_activation_is_refused(backend, dtype, ops, name):
+    x = torch.ones(2, 8, dtype=dtype, device=backend.device)
+    with pytest.raises(RuntimeError, match=f"fdpp::{name}: activation must be relu, silu.*; got 'tanh'"):
+        getattr(ops, name)(x, x, activation="tanh")

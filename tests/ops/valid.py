@@ -27,6 +27,7 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
             "bias": randn(10),
             "residual": randn(4, 5, dtype=torch.float32),
             "gated": True,
+            "activation": "gelu",
         }
 
     def attention(*cache_shape: int) -> dict[str, Any]:
@@ -73,6 +74,14 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
             "weight": randn(24),
             "eps": 1e-5,
         },
+        "layer_norm": lambda: {"x": randn(2, 3, 24), "weight": randn(24), "bias": randn(24), "eps": 1e-5},
+        "add_layer_norm": lambda: {
+            "x": randn(2, 3, 24),
+            "residual": randn(2, 3, 24),
+            "weight": randn(24),
+            "bias": randn(24),
+            "eps": 1e-5,
+        },
         "rope_append": lambda: rope(2, 24),
         "rope_append_paged": lambda: rope(5, 8),
         "silu_mul": lambda: {"gate_up": randn(2, 3, 24)},
@@ -87,6 +96,8 @@ CALLS = [
     "linear",
     "rms_norm",
     "add_rms_norm",
+    "layer_norm",
+    "add_layer_norm",
     "rope_append",
     "rope_append_paged",
     "silu_mul",

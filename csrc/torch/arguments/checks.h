@@ -21,6 +21,7 @@ namespace fdpp {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using OptionalString = std::optional<std::string>;
 
 constexpr int64_t kAnySize = -1;
 

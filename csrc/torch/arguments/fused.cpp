@@ -20,13 +20,18 @@ void copy_outer_strides(int64_t (&to)[3], const Tensor& from) {
 
 }  // namespace
 
-NormCall norm_call(const char* op, const Tensor& x, const Tensor* residual, const Tensor& weight, double eps) {
+NormCall norm_call(const NormInputs& inputs) {
+  const auto& [op, x, residual, weight, bias, eps, centered] = inputs;
   const Argument input(op, "x", x);
   NormParams p{};
   p.dtype = input.floating();
   input.last_dim_contiguous();
   p.width = x.size(x.dim() - 1);
   Argument(op, "weight", weight).same_device_as(input).same_dtype_as(input).shape("[H]", {p.width}).contiguous();
+  if (bias.has_value()) {
+    Argument(op, "bias", *bias).same_device_as(input).same_dtype_as(input).shape("[H]", {p.width}).contiguous();
+    p.bias = bias->data_ptr();
+  }
   if (residual != nullptr) {
     const Argument sum(op, "residual", *residual);
     p.residual_dtype = sum.floating();
@@ -38,6 +43,7 @@ NormCall norm_call(const char* op, const Tensor& x, const Tensor* residual, cons
     }
     const Written written[]{{op, "residual", *residual}};
     Argument(op, "weight", weight).apart_from(written);
+    if (bias.has_value()) Argument(op, "bias", *bias).apart_from(written);
     if (!is_same_view(x, *residual)) input.apart_from(written);
     p.residual = residual->data_ptr();
   }
@@ -49,6 +55,7 @@ NormCall norm_call(const char* op, const Tensor& x, const Tensor* residual, cons
   p.x = rows.tensor.data_ptr();
   p.weight = weight.data_ptr();
   p.eps = static_cast<float>(eps);
+  p.centered = centered;
   const Tensor out = empty_with_last(x, p.width);
   p.out = out.data_ptr();
   if (residual != nullptr) Argument(op, "residual", *residual).mark_written();

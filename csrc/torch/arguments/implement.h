@@ -15,6 +15,8 @@ void implement(Library& m) {
   m.impl("linear", TORCH_BOX(&Operators::linear));
   m.impl("rms_norm", TORCH_BOX(&Operators::rms_norm));
   m.impl("add_rms_norm", TORCH_BOX(&Operators::add_rms_norm));
+  m.impl("layer_norm", TORCH_BOX(&Operators::layer_norm));
+  m.impl("add_layer_norm", TORCH_BOX(&Operators::add_layer_norm));
   m.impl("silu_mul", TORCH_BOX(&Operators::silu_mul));
   m.impl("rope_append", TORCH_BOX(&Operators::rope_append));
 }

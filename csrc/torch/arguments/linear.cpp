@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace fdpp {
 
@@ -13,10 +14,22 @@ Rows single_stride(const Tensor& x) {
   return rows.inner == rows.count ? rows : rows_of(torch::stable::contiguous(x));
 }
 
+Activation activation_of(const char* op, bool gated, const OptionalString& name) {
+  if (!name.has_value()) return gated ? Activation::silu : Activation::identity;
+  constexpr std::pair<const char*, Activation> kNames[] = {{"relu", Activation::relu},
+                                                           {"silu", Activation::silu},
+                                                           {"gelu", Activation::gelu},
+                                                           {"gelu_tanh", Activation::gelu_tanh}};
+  for (const auto& [known, activation] : kNames) {
+    if (*name == known) return activation;
+  }
+  fail(op, "activation must be relu, silu, gelu or gelu_tanh; got '" + name->substr(0, 80) + "'");
+}
+
 }  // namespace
 
 LinearCall linear_call(const LinearInputs& arguments) {
-  const auto& [op, x, weight, bias, residual, gated] = arguments;
+  const auto& [op, x, weight, bias, residual, gated, activation] = arguments;
   const Argument input(op, "x", x), w(op, "weight", weight);
   LinearParams p{};
   p.dtype = p.out_dtype = input.floating();
@@ -37,6 +50,7 @@ LinearCall linear_call(const LinearInputs& arguments) {
   p.x_stride = rows.inner_stride;
   LinearCall call{p, rows.tensor, std::nullopt};
   call.params.gated = gated;
+  call.params.activation = activation_of(op, gated, activation);
   if (!residual.has_value()) return call;
 
   const Argument sum(op, "residual", *residual);
@@ -68,13 +82,16 @@ Tensor make_output(const LinearInputs& arguments, LinearCall& call) {
 LinearParams product_params(const LinearCall& call, const Tensor& product) {
   LinearParams p = call.params;
   p.gated = false;
+  p.activation = Activation::identity;
   p.residual = nullptr;
   p.out_dtype = p.dtype;
   p.out = product.data_ptr();
   return p;
 }
 
-bool has_epilogue(const LinearParams& params) { return params.gated || params.residual != nullptr; }
+bool has_epilogue(const LinearParams& params) {
+  return params.gated || params.activation != Activation::identity || params.residual != nullptr;
+}
 
 Tensor aten_linear(const LinearInputs& arguments) {
   using torch::stable::detail::from;

@@ -15,6 +15,7 @@ struct LinearInputs {
   const OptionalTensor& bias;
   const OptionalTensor& residual;
   bool gated;
+  const OptionalString& activation;
 };
 
 // The parameters but for the result, and the tensors that they point into: x and the residual as rows with a single
@@ -29,7 +30,7 @@ LinearCall linear_call(const LinearInputs& arguments);
 // A tensor for the result; the parameters then point to it.
 Tensor make_output(const LinearInputs& arguments, LinearCall& call);
 
-// For implementations that know neither gates nor residual: the parameters of the product alone, and what is left to do
+// For implementations that know no epilogue: the parameters of the product alone, and what is left to do
 // with it when has_epilogue().
 LinearParams product_params(const LinearCall& call, const Tensor& product);
 bool has_epilogue(const LinearParams& params);

@@ -15,14 +15,19 @@ constexpr const char* kDecodeAttentionCounted =
     "Tensor? block_table=None, *, float? softmax_scale=None, Tensor? phi=None, int window=-1, float softcap=0.0, "
     "Tensor? alibi_slopes=None, Tensor? sinks=None, int num_splits=0, Tensor(a!) rereference_count) -> Tensor";
 constexpr const char* kGemv =
-    "gemv(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False) -> Tensor";
+    "gemv(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False, "
+    "str? activation=None) -> Tensor";
 constexpr const char* kFlatGemm =
-    "flat_gemm(Tensor x, Tensor weight, Tensor? bias=None, *, int config=-1, Tensor? residual=None, bool gated=False) "
-    "-> Tensor";
+    "flat_gemm(Tensor x, Tensor weight, Tensor? bias=None, *, int config=-1, Tensor? residual=None, bool gated=False, "
+    "str? activation=None) -> Tensor";
 constexpr const char* kLinear =
-    "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False) -> Tensor";
+    "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False, "
+    "str? activation=None) -> Tensor";
 constexpr const char* kRmsNorm = "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";
 constexpr const char* kAddRmsNorm = "add_rms_norm(Tensor x, Tensor(a!) residual, Tensor weight, float eps) -> Tensor";
+constexpr const char* kLayerNorm = "layer_norm(Tensor x, Tensor weight, Tensor? bias, float eps) -> Tensor";
+constexpr const char* kAddLayerNorm =
+    "add_layer_norm(Tensor x, Tensor(a!) residual, Tensor weight, Tensor? bias, float eps) -> Tensor";
 constexpr const char* kRopeAppend =
     "rope_append(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor positions, Tensor(a!) k_cache, "
     "Tensor(b!) v_cache, Tensor? block_table=None, *, bool interleaved=False) -> Tensor";
@@ -32,7 +37,7 @@ constexpr const char* kSiluMul = "silu_mul(Tensor gate_up) -> Tensor";
 template <typename Library>
 void define(Library& m) {
   for (const char* schema : {kDecodeAttention, kDecodeAttentionCounted, kGemv, kFlatGemm, kLinear, kRmsNorm,
-                             kAddRmsNorm, kRopeAppend, kSiluMul}) {
+                             kAddRmsNorm, kLayerNorm, kAddLayerNorm, kRopeAppend, kSiluMul}) {
     m.def(schema);
   }
 }

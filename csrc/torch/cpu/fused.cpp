@@ -1,4 +1,4 @@
-// rms_norm, add_rms_norm, silu_mul and rope_append of the CPU: checked positions and pages, threads.
+// Norms, silu_mul and rope_append of the CPU: checked positions and pages, threads.
 #include "torch/arguments/fused.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
@@ -9,18 +9,12 @@ namespace fdpp {
 
 namespace {
 
-Tensor run_norm(const NormCall& call) {
-  cpu::rms_norm(cpu::kernels(), call.params, torch_threads());
+Tensor run_norm(const NormInputs& inputs) {
+  const NormCall call = norm_call(inputs);
+  cpu::norm(cpu::kernels(), call.params, torch_threads());
   return call.out;
 }
-
-Tensor rms_norm_cpu(const Tensor& x, const Tensor& weight, double eps) {
-  return run_norm(norm_call("rms_norm", x, nullptr, weight, eps));
-}
-
-Tensor add_rms_norm_cpu(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
-  return run_norm(norm_call("add_rms_norm", x, &residual, weight, eps));
-}
+using CpuNorms = Norms<run_norm>;
 
 Tensor silu_mul_cpu(const Tensor& gate_up) {
   const SiluMulCall call = silu_mul_call(gate_up);
@@ -54,8 +48,10 @@ Tensor rope_append_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const 
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
-  m.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
-  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm_cpu));
+  m.impl("rms_norm", TORCH_BOX(&CpuNorms::rms_norm));
+  m.impl("add_rms_norm", TORCH_BOX(&CpuNorms::add_rms_norm));
+  m.impl("layer_norm", TORCH_BOX(&CpuNorms::layer_norm));
+  m.impl("add_layer_norm", TORCH_BOX(&CpuNorms::add_layer_norm));
   m.impl("silu_mul", TORCH_BOX(&silu_mul_cpu));
   m.impl("rope_append", TORCH_BOX(&rope_append_cpu));
 }

@@ -40,15 +40,15 @@ Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int confi
 }
 
 Tensor gemv_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                bool gated) {
-  const LinearInputs arguments{"gemv", x, weight, bias, residual, gated};
+                bool gated, const OptionalString& activation) {
+  const LinearInputs arguments{"gemv", x, weight, bias, residual, gated, activation};
   LinearCall call = linear_call(arguments);
   return run(arguments, call, Impl::gemv, -1);
 }
 
 Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
-                     const OptionalTensor& residual, bool gated) {
-  const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated};
+                     const OptionalTensor& residual, bool gated, const OptionalString& activation) {
+  const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated, activation};
   LinearCall call = linear_call(arguments);
   check_flat_rows(arguments.op, call.params.M);
   check_flat_config(arguments.op, config, flat_gemm_configs(0, call.params.dtype));
@@ -56,8 +56,8 @@ Tensor flat_gemm_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor
 }
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                  bool gated) {
-  const LinearInputs arguments{"linear", x, weight, bias, residual, gated};
+                  bool gated, const OptionalString& activation) {
+  const LinearInputs arguments{"linear", x, weight, bias, residual, gated, activation};
   LinearCall call = linear_call(arguments);
   const LinearParams& p = call.params;
   const Choice choice = choose_linear(0, p.dtype, p.N, p.K, p.M);

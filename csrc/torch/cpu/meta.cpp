@@ -9,7 +9,19 @@ namespace fdpp {
 namespace {
 
 template <bool kGpu>
-struct MetaOperators {
+void check_matrix(const char* op, const char* name, const Tensor& tensor) {
+  if (kGpu) check_matrix_dtype(op, name, tensor);
+}
+
+template <bool kGpu>
+Tensor meta_norm(const NormInputs& inputs) {
+  const Tensor out = norm_call(inputs).out;
+  check_matrix<kGpu>(inputs.op, "x", inputs.x);
+  return out;
+}
+
+template <bool kGpu>
+struct MetaOperators : Norms<meta_norm<kGpu>> {
   static Tensor attention(const AttentionArguments& arguments) {
     const AttentionParams p = attention_params(arguments);
     if (kGpu) check_gpu_attention(arguments);
@@ -17,48 +29,36 @@ struct MetaOperators {
   }
 
   static Tensor gemv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                     bool gated) {
-    const LinearInputs arguments{"gemv", x, weight, bias, residual, gated};
+                     bool gated, const OptionalString& activation) {
+    const LinearInputs arguments{"gemv", x, weight, bias, residual, gated, activation};
     LinearCall call = linear_call(arguments);
-    check_matrix("gemv", "x", x);
+    check_matrix<kGpu>("gemv", "x", x);
     return make_output(arguments, call);
   }
 
   static Tensor flat_gemm(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, int64_t config,
-                          const OptionalTensor& residual, bool gated) {
-    const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated};
+                          const OptionalTensor& residual, bool gated, const OptionalString& activation) {
+    const LinearInputs arguments{"flat_gemm", x, weight, bias, residual, gated, activation};
     LinearCall call = linear_call(arguments);
     check_flat_rows(arguments.op, call.params.M);
     const int configs = kGpu ? kFlatTiles * kNumSpreads : flat_gemm_configs(kAnyDevice, call.params.dtype);
     check_flat_config(arguments.op, config, configs);
-    check_matrix("flat_gemm", "x", x);
+    check_matrix<kGpu>("flat_gemm", "x", x);
     return make_output(arguments, call);
   }
 
   static Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                       const OptionalTensor& residual, bool gated) {
-    const LinearInputs arguments{"linear", x, weight, bias, residual, gated};
+                       const OptionalTensor& residual, bool gated, const OptionalString& activation) {
+    const LinearInputs arguments{"linear", x, weight, bias, residual, gated, activation};
     LinearCall call = linear_call(arguments);
     // A product alone can be aten::linear's, which takes float32 on every device.
-    if (has_epilogue(call.params)) check_matrix("linear", "x", x);
+    if (has_epilogue(call.params)) check_matrix<kGpu>("linear", "x", x);
     return make_output(arguments, call);
-  }
-
-  static Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-    const Tensor out = norm_call("rms_norm", x, nullptr, weight, eps).out;
-    check_matrix("rms_norm", "x", x);
-    return out;
-  }
-
-  static Tensor add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
-    const Tensor out = norm_call("add_rms_norm", x, &residual, weight, eps).out;
-    check_matrix("add_rms_norm", "x", x);
-    return out;
   }
 
   static Tensor silu_mul(const Tensor& gate_up) {
     const Tensor out = silu_mul_call(gate_up).out;
-    check_matrix("silu_mul", "gate_up", gate_up);
+    check_matrix<kGpu>("silu_mul", "gate_up", gate_up);
     return out;
   }
 
@@ -66,13 +66,8 @@ struct MetaOperators {
                             const Tensor& positions, const Tensor& k_cache, const Tensor& v_cache,
                             const OptionalTensor& block_table, bool interleaved) {
     const Tensor out = rope_call({q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved}).out;
-    check_matrix(kRopeAppend, "q", q);
+    check_matrix<kGpu>(kRopeAppend, "q", q);
     return out;
-  }
-
- private:
-  static void check_matrix(const char* op, const char* name, const Tensor& tensor) {
-    if (kGpu) check_matrix_dtype(op, name, tensor);
   }
 };
 
