@@ -37,7 +37,11 @@ _rope_append, _silu_mul = _fdpp.rope_append.default, _fdpp.silu_mul.default
 # torch takes 0.1 to 0.3 us for each option that it is given, so that the defaults are left out.
 def _given(function: Callable[..., Tensor], **options: object) -> dict[str, Any]:
     defaults = function.__kwdefaults__ or {}
-    return {name: value for name, value in options.items() if value is not defaults[name]}
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not defaults[name] and not (type(value) is float and value == defaults[name])
+    }
 
 
 def _epilogue(residual: Tensor | None, gated: bool, activation: str | None) -> dict[str, Any]:

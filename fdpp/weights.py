@@ -12,11 +12,40 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor whose ``total`` rows are ``groups`` equal groups: ``start`` to ``stop`` of each group."""
+
+    total: int
+    start: int
+    stop: int
+    groups: int = 1
+
+    @property
+    def count(self) -> int:
+        return self.groups * (self.stop - self.start)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The rows, one group after the other."""
+        return tensor.unflatten(0, (self.groups, -1))[:, self.start : self.stop].flatten(0, 1)
+
+
+@dataclass(frozen=True)
 class Source:
-    """A tensor of a checkpoint."""
+    """A tensor of a checkpoint, or some rows of one.
+
+    Attributes:
+        name: in the checkpoint.
+        shape: of what is taken.
+        rows: what is taken; None for all of it.
+    """
 
     name: str
     shape: tuple[int, ...]
+    rows: Rows | None = None
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return self.shape if self.rows is None else (self.rows.total, *self.shape[1:])
 
 
 class Weight:
@@ -26,19 +55,25 @@ class Weight:
         sources: the tensors of the checkpoint that make it up, one after the other.
         interleaved: whether the rows of the sources alternate instead.
         dtype: of its values; None stands for the dtype of the model.
+        offset: is added to what the checkpoint holds.
         tensor: its values; absent until they are loaded.
     """
 
-    __slots__ = ("sources", "interleaved", "dtype", "tensor")
+    __slots__ = ("sources", "interleaved", "dtype", "offset", "tensor")
 
     tensor: Tensor
 
     def __init__(
-        self, sources: tuple[Source, ...], interleaved: bool = False, dtype: torch.dtype | None = None
+        self,
+        sources: tuple[Source, ...],
+        interleaved: bool = False,
+        dtype: torch.dtype | None = None,
+        offset: float = 0.0,
     ) -> None:
         self.sources = sources
         self.interleaved = interleaved
         self.dtype = dtype
+        self.offset = offset
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,16 +90,14 @@ class Weight:
     # The loader cuts all weights from one block of memory, which torch would write whole for each of them.
     def __reduce__(self) -> tuple[Any, ...]:
         tensor = self.tensor.clone() if hasattr(self, "tensor") else None
-        return _restored, (self.sources, self.interleaved, self.dtype, tensor)
+        return _restored, ((self.sources, self.interleaved, self.dtype, self.offset), tensor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Weight:
         return copy.copy(self)
 
 
-def _restored(
-    sources: tuple[Source, ...], interleaved: bool, dtype: torch.dtype | None, tensor: Tensor | None
-) -> Weight:
-    weight = Weight(sources, interleaved, dtype)
+def _restored(declared: tuple[Any, ...], tensor: Tensor | None) -> Weight:
+    weight = Weight(*declared)
     if tensor is not None:
         weight.tensor = tensor
     return weight

@@ -12,7 +12,7 @@ from fdpp._host import advise_huge_pages
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.errors import CheckpointError
 from fdpp.memory import memory_bytes
-from fdpp.weights import Weight
+from fdpp.weights import Source, Weight
 
 # Tensors that repeat what the config says, or that are read with it.
 _DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -42,7 +42,7 @@ def load_weights(
         for source, rows in weight.rows():
             if progress is not None:
                 progress(done, len(sources), source.name)
-            checkpoint.read_into(source.name, values[rows])
+            read_source(checkpoint, source, weight.offset, values[rows])
             done += 1
         if not _is_finite(values):
             names = ", ".join(source.name for source in weight.sources)
@@ -50,6 +50,16 @@ def load_weights(
         weight.tensor = values.to(device)
     if progress is not None:
         progress(done, len(sources), sources[-1])
+
+
+def read_source(checkpoint: Checkpoint, source: Source, offset: float, out: Tensor) -> None:
+    """Write what is taken of a tensor, plus ``offset``, into ``out``; a sum is rounded once."""
+    if source.rows is None and not offset:
+        return checkpoint.read_into(source.name, out)
+    stored = torch.empty(source.stored_shape, dtype=torch.float32 if offset else out.dtype, device="cpu")
+    checkpoint.read_into(source.name, stored)
+    taken = stored if source.rows is None else source.rows.of(stored)
+    out.copy_(taken + offset if offset else taken)
 
 
 def _room(weights: Sequence[Weight], dtype: torch.dtype, device: torch.device) -> Iterator[Tensor]:
@@ -71,7 +81,7 @@ def _room(weights: Sequence[Weight], dtype: torch.dtype, device: torch.device) -
 
 
 def _check_shapes(checkpoint: Checkpoint, weights: Sequence[Weight]) -> None:
-    wanted = {source.name: source.shape for weight in weights for source in weight.sources}
+    wanted = {source.name: source.stored_shape for weight in weights for source in weight.sources}
     for name, shape in wanted.items():
         if name not in checkpoint.shapes:
             raise CheckpointError(f"tensor {name} is missing")

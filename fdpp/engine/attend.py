@@ -37,7 +37,10 @@ def attend_step(cache: KVCache, cache_seqlens: Tensor, rereferences: Tensor | No
             values,
             cache_seqlens,
             cache.block_table,
+            softmax_scale=attention.softmax_scale,
             window=attention.window,
+            softcap=attention.softcap,
+            alibi_slopes=_on_device(attention.alibi_slopes, q.device),
             num_splits=num_splits,
             rereference_count=rereferences,
         )
@@ -47,20 +50,41 @@ def attend_step(cache: KVCache, cache_seqlens: Tensor, rereferences: Tensor | No
 
 def attend_prompt(cache: KVCache, start: int, stop: int, device: torch.device) -> Attend:
     """Attention of positions ``start`` to ``stop`` of one sequence over everything up to each of them."""
-    if stop - start <= _MAX_DECODE_QUERIES:
-        return attend_step(cache, torch.tensor([stop], dtype=torch.int32, device=device), None)
+
+    @functools.cache
+    def steps() -> list[tuple[slice, Attend]]:
+        """As many queries at a time as a step may have."""
+        ends = [*range(start + _MAX_DECODE_QUERIES, stop, _MAX_DECODE_QUERIES), stop]
+        lengths = torch.tensor(ends, dtype=torch.int32, device=device)
+        pieces = zip([0, *(end - start for end in ends)], ends, lengths.split(1), strict=False)
+        return [(slice(first, end - start), attend_step(cache, length, None)) for first, end, length in pieces]
+
     mask = functools.cache(functools.partial(_mask, start=start, stop=stop, device=device))
 
     def attend(attention: Attention, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # torch's attention has neither soft caps nor, without a mask per head, slopes.
+        if len(steps()) == 1 or attention.softcap or attention.alibi_slopes is not None:
+            return torch.cat([step(attention, q[:, piece], keys, values) for piece, step in steps()], dim=1)
         window = attention.window
         first = _first_key(window, start)
         k, v = (cache.gather(cached, first, stop).transpose(1, 2) for cached in (keys, values))
         out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k, v, attn_mask=mask(window), is_causal=mask(window) is None, enable_gqa=True
+            q.transpose(1, 2),
+            k,
+            v,
+            attn_mask=mask(window),
+            is_causal=mask(window) is None,
+            scale=attention.softmax_scale,
+            enable_gqa=True,
         )
         return out.transpose(1, 2).contiguous()
 
     return attend
+
+
+@functools.cache
+def _on_device(slopes: tuple[float, ...] | None, device: torch.device) -> Tensor | None:
+    return None if slopes is None else torch.tensor(slopes, dtype=torch.float32, device=device)
 
 
 def _first_key(window: int, start: int) -> int:

@@ -5,50 +5,68 @@ B sequences, S tokens of each, H the hidden size, D the head length; ``x`` is ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fdpp import ops
 from fdpp.engine.part import Part
 from fdpp.engine.rope import Rotary, Tables
-from fdpp.weights import Source, Weight
+from fdpp.weights import Rows, Source, Weight
 
 
 class Linear(Part):
-    """``x @ weight.T + bias``, with the rows of one stored tensor or of several.
+    """``activation(x @ weight.T + bias)``, with the rows of one stored tensor or of several.
 
     Args:
         in_features: the columns of each tensor.
-        rows: the rows of each tensor by its name, without ``.weight`` and ``.bias``.
+        rows: the rows of each tensor by its name, without ``.weight`` and ``.bias``: their number, or which of them in
+            what order.
         bias: whether there is one.
         interleaved: whether the rows of the tensors alternate, as ``linear(gated=True)`` wants them.
+        activation: see :func:`fdpp.ops.linear`.
     """
 
-    __slots__ = ("weight", "bias")
+    __slots__ = ("weight", "bias", "options")
 
     def __init__(
-        self, in_features: int, rows: Mapping[str, int], bias: bool = False, interleaved: bool = False
+        self,
+        in_features: int,
+        rows: Mapping[str, int | Sequence[Rows]],
+        bias: bool = False,
+        interleaved: bool = False,
+        activation: str | None = None,
     ) -> None:
+        def sources(name: str, wanted: int | Sequence[Rows], columns: tuple[int, ...]) -> list[Source]:
+            if isinstance(wanted, int):
+                return [Source(name, (wanted, *columns))]
+            return [Source(name, (part.count, *columns), part) for part in wanted]
+
         def weight(kind: str, *columns: int) -> Weight:
-            return Weight(tuple(Source(f"{name}.{kind}", (n, *columns)) for name, n in rows.items()), interleaved)
+            parts = [sources(f"{name}.{kind}", wanted, columns) for name, wanted in rows.items()]
+            return Weight(tuple(source for part in parts for source in part), interleaved)
 
         self.weight = weight("weight", in_features)
         self.bias = weight("bias") if bias else None
+        self.options: dict[str, Any] = {"gated": True} if interleaved else {}
+        if activation is not None:
+            self.options["activation"] = activation
 
-    def __call__(self, x: Tensor, gated: bool = False) -> Tensor:
-        return ops.linear(x, self.weight.tensor, None if self.bias is None else self.bias.tensor, gated=gated)
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight.tensor, None if self.bias is None else self.bias.tensor, **self.options)
 
 
 class RmsNorm(Part):
-    """The RMS norm of the last dimension."""
+    """The RMS norm of the last dimension. Some families store their weight less ``offset``."""
 
     __slots__ = ("weight", "eps")
 
-    def __init__(self, name: str, size: int, eps: float) -> None:
-        self.weight = Weight((Source(f"{name}.weight", (size,)),))
+    def __init__(self, name: str, size: int, eps: float, offset: float = 0.0) -> None:
+        self.weight = Weight((Source(f"{name}.weight", (size,)),), offset=offset)
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,14 +77,108 @@ class RmsNorm(Part):
         return ops.add_rms_norm(x, residual, self.weight.tensor, self.eps)
 
 
+class LayerNorm(Part):
+    """The layer norm of the last dimension."""
+
+    __slots__ = ("weight", "bias", "eps")
+
+    def __init__(self, name: str, size: int, eps: float, bias: bool = True) -> None:
+        self.weight = Weight((Source(f"{name}.weight", (size,)),))
+        self.bias = Weight((Source(f"{name}.bias", (size,)),)) if bias else None
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight.tensor, None if self.bias is None else self.bias.tensor, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Add ``x`` to ``residual``, float32, which is **mutated**, and return the norm of the sum."""
+        bias = None if self.bias is None else self.bias.tensor
+        return ops.add_layer_norm(x, residual, self.weight.tensor, bias, self.eps)
+
+
+class NoNorm(Part):
+    """Where others have a norm: the sum as it is."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Add ``x`` to ``residual``, float32, which is **mutated**, and return the sum in the dtype of ``x``."""
+        return residual.add_(x).to(x.dtype)
+
+
+Norm = RmsNorm | LayerNorm | NoNorm
+
+
+@dataclass(slots=True)
+class Positions(Part):
+    """A learned vector per position, which is added to that of the token; that of position p is row ``p + offset``."""
+
+    weight: Weight
+    offset: int = 0
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return F.embedding(positions.clamp(min=0) + self.offset, self.weight.tensor)  # -1: a row that idles
+
+
 class Embedding(Part):
-    """From tokens int64 ``[B, S]`` to ``x``."""
+    """From tokens int64 ``[B, S]`` at positions int32 ``[B, S]`` to ``x``.
 
-    def __init__(self, name: str, vocab_size: int, hidden_size: int) -> None:
-        self.weight = Weight((Source(f"{name}.weight", (vocab_size, hidden_size)),))
+    Args:
+        name: of the tensor ``[vocab_size, size]``.
+        scale: factor of the vectors, rounded to their dtype.
+        projection: from their size to that of the model.
+        positions: learned ones.
+        norm: of the vectors.
+    """
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.weight.tensor)
+    def __init__(
+        self,
+        name: str,
+        vocab_size: int,
+        size: int,
+        scale: float = 1.0,
+        projection: Linear | None = None,
+        positions: Positions | None = None,
+        norm: LayerNorm | None = None,
+    ) -> None:
+        self.weight = Weight((Source(f"{name}.weight", (vocab_size, size)),))
+        self.scale, self.projection, self.positions, self.norm = scale, projection, positions, norm
+
+    def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = F.embedding(tokens, self.weight.tensor)
+        if self.scale != 1.0:
+            x = x * self.scale
+        if self.projection is not None:
+            x = self.projection(x)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        return x if self.norm is None else self.norm(x)
+
+
+@dataclass(slots=True, eq=False)
+class Head(Part):
+    """From the normed stream to logits: ``softcap * tanh(scale * linear(projection(x)) / softcap)``.
+
+    Attributes:
+        linear: its weight may be that of the embedding.
+        scale: factor of the logits.
+        softcap: their bound; 0 for none.
+        projection: from the size of the model to that of the linear layer's input.
+    """
+
+    linear: Linear
+    scale: float = 1.0
+    softcap: float = 0.0
+    projection: Linear | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = self.linear(x if self.projection is None else self.projection(x))
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap:
+            logits = (self.softcap * torch.tanh(logits.float() / self.softcap)).to(logits.dtype)
+        return logits
 
 
 @dataclass(slots=True)
@@ -98,7 +210,9 @@ class Attention(Part):
         num_kv_heads: of keys and values.
         head_dim: elements of a head.
         window: as in :func:`fdpp.ops.decode_attention`; -1 hides nothing.
-        q_norm, k_norm: norms of each head before it is rotated.
+        q_norm, k_norm: norms of each head, or of all heads as one, before they are rotated.
+        softmax_scale, softcap: as in :func:`fdpp.ops.decode_attention`.
+        alibi_slopes: of each query head, likewise; None for none.
     """
 
     qkv: Linear
@@ -108,8 +222,11 @@ class Attention(Part):
     num_kv_heads: int
     head_dim: int
     window: int = -1
-    q_norm: RmsNorm | None = None
-    k_norm: RmsNorm | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    softmax_scale: float | None = None
+    softcap: float = 0.0
+    alibi_slopes: tuple[float, ...] | None = None
 
     def __call__(self, x: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
         """Append to the cache, which is **mutated**, and attend to it."""
@@ -118,21 +235,31 @@ class Attention(Part):
         # Not split(): it wraps this in Python.
         q, k, v = qkv.split_with_sizes((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        tables = run.tables[self.rotary]
-        q = ops.rope_append(q, k, v, *tables, run.positions, keys, values, run.block_table)
+            q, k = _normed(self.q_norm, q), _normed(self.k_norm, k)
+        cos, sin = run.tables[self.rotary]
+        interleaved = self.rotary.interleaved
+        q = ops.rope_append(q, k, v, cos, sin, run.positions, keys, values, run.block_table, interleaved=interleaved)
         return self.o(run.attend(self, q, keys, values).view(batch, length, -1))
 
 
-@dataclass(slots=True, eq=False)
-class GatedMlp(Part):
-    """``down(silu(gate(x)) * up(x))``; the rows of gate and up alternate in one weight."""
+def _normed(norm: Norm, heads: Tensor) -> Tensor:
+    if isinstance(norm, NoNorm) or norm.weight.shape[0] == heads.shape[-1]:
+        return norm(heads)
+    return norm(heads.flatten(2)).view(heads.shape)
 
-    gate_up: Linear
+
+@dataclass(slots=True, eq=False)
+class Mlp(Part):
+    """``down(activation(up(x)))``, or ``down(activation(gate(x)) * up(x))`` where the rows of gate and up alternate.
+
+    The first linear layer knows its activation.
+    """
+
+    up: Linear
     down: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.gate_up(x, gated=True))
+        return self.down(self.up(x))
 
 
 @dataclass(slots=True, eq=False)
@@ -140,14 +267,64 @@ class Block(Part):
     """A layer that norms before attention and before the MLP, and adds what each of them gives to the stream.
 
     Each add is fused with the norm that follows it: the add of the MLP with the first norm of the next block.
+
+    Attributes:
+        after_attention, after_mlp: norms of what is added.
+        scale: factor of what is added.
     """
 
-    attention_norm: RmsNorm
+    attention_norm: Norm
     attention: Attention
-    mlp_norm: RmsNorm
-    mlp: GatedMlp
+    mlp_norm: Norm
+    mlp: Mlp
+    after_attention: Norm | None = None
+    after_mlp: Norm | None = None
+    scale: float = 1.0
 
     def __call__(self, x: Tensor, residual: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
         """What the next norm adds to ``residual``, float32, which is **mutated**, as the cache is."""
         x = self.attention(self.attention_norm.add(x, residual), keys, values, run)
-        return self.mlp(self.mlp_norm.add(x, residual))
+        x = self._added(self.after_attention, x)
+        return self._added(self.after_mlp, self.mlp(self.mlp_norm.add(x, residual)))
+
+    def _added(self, norm: Norm | None, x: Tensor) -> Tensor:
+        x = x if norm is None else norm(x)
+        return x if self.scale == 1.0 else x * self.scale
+
+
+@dataclass(slots=True, eq=False)
+class ParallelBlock(Part):
+    """A layer whose attention and MLP read the same stream, by one norm or by one each."""
+
+    attention_norm: Norm
+    attention: Attention
+    mlp_norm: Norm | None
+    mlp: Mlp
+
+    def __call__(self, x: Tensor, residual: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
+        """As :meth:`Block.__call__`."""
+        normed = self.attention_norm.add(x, residual)
+        mlp_input = normed if self.mlp_norm is None else self.mlp_norm(residual.to(x.dtype))
+        return self.attention(normed, keys, values, run) + self.mlp(mlp_input)
+
+
+@dataclass(slots=True, eq=False)
+class PostNormBlock(Part):
+    """A layer that norms the sums: what leaves it is a norm's result, to which nothing of the stream is added."""
+
+    attention: Attention
+    attention_norm: Norm
+    mlp: Mlp
+    mlp_norm: Norm
+
+    def __call__(self, x: Tensor, residual: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
+        """As :meth:`Block.__call__`."""
+        residual.copy_(x)
+        x = self.attention_norm.add(self.attention(x, keys, values, run), residual)
+        residual.copy_(x)
+        x = self.mlp_norm.add(self.mlp(x), residual)
+        residual.zero_()
+        return x
+
+
+Layer = Block | ParallelBlock | PostNormBlock

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fdpp.engine.attend import attend_prompt, attend_step
 from fdpp.engine.kv_cache import KVCache
-from fdpp.engine.layers import Attention, Block, Embedding, Linear, Pass, RmsNorm
+from fdpp.engine.layers import Attention, Embedding, Head, Layer, Linear, Norm, Pass
 from fdpp.engine.part import Part
 from fdpp.engine.rope import Rotary
 from fdpp.weights import Weight
@@ -22,13 +22,11 @@ class Model(Part):
         embedding: of the tokens.
         blocks: the layers.
         norm: of what the last layer leaves.
-        head: gives the logits; its weight may be that of the embedding.
+        head: gives the logits.
         max_positions: the most tokens of a sequence.
     """
 
-    def __init__(
-        self, embedding: Embedding, blocks: list[Block], norm: RmsNorm, head: Linear, max_positions: int
-    ) -> None:
+    def __init__(self, embedding: Embedding, blocks: list[Layer], norm: Norm, head: Head, max_positions: int) -> None:
         self.embedding, self.blocks, self.norm, self.head = embedding, blocks, norm, head
         self.max_positions = max_positions
         self._rotaries = list(self.walk(Rotary))
@@ -112,7 +110,7 @@ class Model(Part):
 
     def _forward(self, tokens: Tensor, cache: KVCache, run: Pass) -> Tensor:
         """The normed output of the last layer, ``[B, S, H]``, for tokens ``[B, S]``; appends to the cache."""
-        x = self.embedding(tokens)
+        x = self.embedding(tokens, run.positions)
         # The stream is float32: rounding it to a narrow dtype would cost more than all else that is rounded.
         residual = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):

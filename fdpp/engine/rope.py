@@ -32,7 +32,8 @@ class Rotary(Part):
 
     Args:
         config: what the frequencies are.
-        head_dim: the elements of a head that are rotated.
+        head_dim: the elements of a head that are rotated, the first ones; 0 rotates nothing.
+        interleaved: whether the pairs that are rotated are neighbours; otherwise the halves of the elements are paired.
         has_divisors: whether the checkpoint has a table of numbers by which the frequencies are divided: llama.cpp
             stores Llama 3's scaling as such a table.
 
@@ -40,12 +41,14 @@ class Rotary(Part):
         CheckpointError: LongRoPE's factors do not fit the head length.
     """
 
-    def __init__(self, config: RopeConfig, head_dim: int, has_divisors: bool = False) -> None:
+    def __init__(
+        self, config: RopeConfig, head_dim: int, interleaved: bool = False, has_divisors: bool = False
+    ) -> None:
         if isinstance(scaling := config.scaling, LongRopeScaling):
             for name, factors in (("short_factor", scaling.short_factors), ("long_factor", scaling.long_factors)):
                 if len(factors) != head_dim // 2:
                     raise CheckpointError(f"rope {name}: expected {head_dim // 2} numbers, got {len(factors)}")
-        self.config, self.head_dim = config, head_dim
+        self.config, self.head_dim, self.interleaved = config, head_dim, interleaved
         self.divisors = Weight((Source(_DIVISORS, (head_dim // 2,)),), dtype=torch.float32) if has_divisors else None
         self.tables = _no_tables(head_dim)
 

@@ -9,12 +9,21 @@ from typing import Any
 from fdpp._host import HEAD_DIMS
 from fdpp.checks import check_flag, check_integer, check_number
 from fdpp.errors import CheckpointError
-from fdpp.models.rope import context_length, first, rope_config
+from fdpp.models.rope import context_length, first, rope_config, rotary_dim
 from fdpp.rope_config import RopeConfig
 
 UNLIMITED = -1  # a window that hides nothing
 _MAX_LAYERS = 4096
 _MAX_TOKENS = 1 << 28
+_ACTIVATIONS = {
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 # No published model is near these bounds; beyond them a config is damaged or hostile.
 _INTEGER_LIMITS = {
@@ -46,7 +55,18 @@ class ModelConfig:
     norm_eps: float
     max_positions: int
     rope: RopeConfig
+    rotary_dim: int
     tied_embeddings: bool
+
+    @property
+    def q_size(self) -> int:
+        """Elements of all query heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Elements of all key heads, and of all value heads."""
+        return self.num_kv_heads * self.head_dim
 
     def __post_init__(self) -> None:
         for name, (low, high) in _INTEGER_LIMITS.items():
@@ -63,6 +83,7 @@ class ModelConfig:
 def read_config(config: Mapping[str, Any], **family_specific: Any) -> ModelConfig:
     """The sizes in a ``config.json``; ``family_specific`` overrides what the family says in another way."""
     rope = rope_config(config)
+    head_dim = family_specific.get("head_dim", _head_dim(config))
     values: dict[str, Any] = {
         "vocab_size": config.get("vocab_size"),
         "hidden_size": config.get("hidden_size"),
@@ -70,10 +91,11 @@ def read_config(config: Mapping[str, Any], **family_specific: Any) -> ModelConfi
         "num_layers": config.get("num_hidden_layers"),
         "num_heads": config.get("num_attention_heads"),
         "num_kv_heads": first(config.get("num_key_value_heads"), config.get("num_attention_heads")),
-        "head_dim": _head_dim(config),
+        "head_dim": head_dim,
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         "max_positions": context_length(config, rope),
         "rope": rope,
+        "rotary_dim": rotary_dim(config, head_dim) if type(head_dim) is int else None,  # ModelConfig reports it
         "tied_embeddings": flag(config, "tie_word_embeddings"),
     }
     return ModelConfig(**(values | family_specific))
@@ -84,6 +106,28 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     value = config.get(key, default)
     check_flag(key, value)
     return value
+
+
+def activation(config: Mapping[str, Any], key: str) -> str:
+    """The activation under the key, as :func:`fdpp.ops.linear` calls it."""
+    name = config.get(key)
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise CheckpointError(f"{key}: expected one of {sorted(_ACTIVATIONS)}, got {name!r:.80}")
+    return _ACTIVATIONS[name]
+
+
+def expect(config: Mapping[str, Any], **values: Any) -> None:
+    """Refuse a config that says anything else than these values, which stand for what it leaves out, too."""
+    for key, value in values.items():
+        if (found := config.get(key, value)) != value:
+            raise CheckpointError(f"{key}: expected {value!r}, got {found!r:.80}")
+
+
+def number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A number under the key that is not 0."""
+    value = config.get(key, default)
+    check_number(key, value, 1e-6, 1e6)
+    return float(value)
 
 
 def layer_count(config: Mapping[str, Any]) -> int:

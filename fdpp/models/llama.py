@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fdpp.engine.layers import Attention, Block, Embedding, GatedMlp, Linear, RmsNorm
+from fdpp.engine.layers import Block, Head, Layer, RmsNorm
 from fdpp.engine.model import Model
 from fdpp.engine.rope import Rotary
 from fdpp.errors import CheckpointError
-from fdpp.models.config import UNLIMITED, ModelConfig, flag, read_config
+from fdpp.models.config import UNLIMITED, expect, flag, read_config
+from fdpp.models.parts import attention, embedding_and_head, gated_mlp
 
 
 def build(config: Mapping[str, Any], stored: Collection[str]) -> Model:
@@ -47,54 +48,34 @@ def assemble(
     Raises:
         CheckpointError: the config says something else, or nothing that makes sense.
     """
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise CheckpointError(f"hidden_act: expected 'silu', got {activation!r:.80}")
+    expect(config, hidden_act="silu")
     c = read_config(config, **sizes)
-    hidden, inner, q, kv = c.hidden_size, c.intermediate_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    if c.rotary_dim != c.head_dim:
+        raise CheckpointError(f"partial_rotary_factor: expected 1.0, got {c.rotary_dim / c.head_dim:g}")
     rotary = Rotary(c.rope, c.head_dim, has_divisors="rope_freqs.weight" in stored)
 
-    def norm(name: str, size: int = hidden) -> RmsNorm:
+    def norm(name: str, size: int = c.hidden_size) -> RmsNorm:
         return RmsNorm(name, size, c.norm_eps)
 
     def block(number: int, window: int) -> Block:
         layer = f"model.layers.{number}"
-        attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
-        qkv = {f"{attention}.q_proj": q, f"{attention}.k_proj": kv, f"{attention}.v_proj": kv}
-        gate_up = {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}
+        heads = f"{layer}.self_attn"
         return Block(
             norm(f"{layer}.input_layernorm"),
-            Attention(
-                Linear(hidden, qkv, qkv_bias),
-                Linear(q, {f"{attention}.o_proj": hidden}, o_bias),
+            attention(
+                c,
+                heads,
                 rotary,
-                c.num_heads,
-                c.num_kv_heads,
-                c.head_dim,
-                window,
-                norm(f"{attention}.q_norm", c.head_dim) if qk_norm else None,
-                norm(f"{attention}.k_norm", c.head_dim) if qk_norm else None,
+                bias=qkv_bias,
+                o_bias=o_bias,
+                window=window,
+                q_norm=norm(f"{heads}.q_norm", c.head_dim) if qk_norm else None,
+                k_norm=norm(f"{heads}.k_norm", c.head_dim) if qk_norm else None,
             ),
             norm(f"{layer}.post_attention_layernorm"),
-            GatedMlp(
-                Linear(hidden, gate_up, mlp_bias, interleaved=True),
-                Linear(inner, {f"{mlp}.down_proj": hidden}, mlp_bias),
-            ),
+            gated_mlp(c, f"{layer}.mlp", bias=mlp_bias),
         )
 
-    embedding, head = _embedding_and_head(c, stored)
-    blocks = [block(number, window) for number, window in enumerate(windows or [UNLIMITED] * c.num_layers)]
-    return Model(embedding, blocks, norm("model.norm"), head, c.max_positions)
-
-
-def _embedding_and_head(c: ModelConfig, stored: Collection[str]) -> tuple[Embedding, Linear]:
-    """The embedding and the head, which may be one weight.
-
-    The file counts, as in transformers, not the config's word: with tied embeddings it may hold either of the two, and
-    where it holds both, the head has been trained on its own.
-    """
-    embedding = Embedding("model.embed_tokens", c.vocab_size, c.hidden_size)
-    head = Linear(c.hidden_size, {"lm_head": c.vocab_size})
-    has_embedding, has_head = (part.weight.sources[0].name in stored for part in (embedding, head))
-    if c.tied_embeddings and not (has_embedding and has_head):
-        embedding.weight = head.weight = head.weight if has_head else embedding.weight
-    return embedding, head
+    embedding, head = embedding_and_head(c, stored)
+    blocks: list[Layer] = [block(number, window) for number, window in enumerate(windows or [UNLIMITED] * c.num_layers)]
+    return Model(embedding, blocks, norm("model.norm"), Head(head), c.max_positions)

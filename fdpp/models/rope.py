@@ -34,14 +34,28 @@ def rope_config(config: Mapping[str, Any]) -> RopeConfig:
         raise CheckpointError(f"rope_parameters: expected an object, got {parameters!r:.80}")
     if nested := [key for key, value in parameters.items() if isinstance(value, Mapping)]:
         raise CheckpointError(f"rope_parameters: expected one set for all layers, got one for {nested[0]!r:.80}")
-    for source in (config, parameters):
-        if (share := first(source.get("partial_rotary_factor"), 1.0)) != 1.0:
-            raise CheckpointError(f"partial_rotary_factor: expected 1.0, got {share!r:.80}")
     theta = first(parameters.get("rope_theta"), config.get("rope_theta"), 10000.0)
     kind = first(parameters.get("rope_type"), parameters.get("type"), "default")
     if not isinstance(kind, str) or kind not in _READERS:
         raise CheckpointError(f"rope_type: expected one of {sorted(_READERS)}, got {kind!r:.80}")
     return RopeConfig(theta, **_READERS[kind](parameters, config))
+
+
+def rotary_dim(config: Mapping[str, Any], head_dim: int) -> int:
+    """The elements of a head that are rotated: ``partial_rotary_factor``, by older configs ``rotary_pct``, of them.
+
+    Raises:
+        CheckpointError: the factor is no number in 0..1, or leaves a number of elements that has no halves.
+    """
+    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor = first(
+        parameters.get("partial_rotary_factor"), config.get("partial_rotary_factor"), config.get("rotary_pct"), 1.0
+    )
+    check_number("partial_rotary_factor", factor, 0.0, 1.0)
+    rotated = int(head_dim * factor)
+    if rotated % 2:
+        raise CheckpointError(f"partial_rotary_factor: expected an even number of {head_dim} elements, got {rotated}")
+    return rotated
 
 
 def context_length(config: Mapping[str, Any], rope: RopeConfig) -> Any:

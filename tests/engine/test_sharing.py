@@ -74,7 +74,7 @@ def test_a_copy_is_the_same_model_with_weights_of_its_own(checkpoints, duplicate
     assert [c.token_ids for c in again.generate([PROMPT, OTHER], max_new_tokens=8)] == [c.token_ids for c in expected]
     tied = variant == "llama-tied"
     for model in (llm.model, again.model):
-        assert (model.head.weight is model.embedding.weight) == tied
+        assert (model.head.linear.weight is model.embedding.weight) == tied
 
 
 def test_a_pickle_has_each_weight_once(llama):
