@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".gguf")
-_WITHOUT_PREFIX = ("embed_tokens.", "layers.", "norm.")
+# What the parts of a decoder begin with in a model with a head, by model_type, and the parts that it has.
+_DECODERS = {
+    "opt": ("model.", ("decoder.",)),
+    "gpt_neox": ("gpt_neox.", ("embed_in.", "layers.", "final_layer_norm.")),
+    "bloom": ("transformer.", ("word_embeddings.", "word_embeddings_layernorm.", "h.", "ln_f.")),
+    "falcon": ("transformer.", ("word_embeddings.", "h.", "ln_f.")),
+    "mpt": ("transformer.", ("wte.", "blocks.", "norm_f.")),
+}
+_USUAL_DECODER = ("model.", ("embed_tokens.", "layers.", "norm."))
 _MAX_JSON_BYTES = 64 << 20
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -68,7 +76,7 @@ class SafetensorsCheckpoint(Checkpoint):
     def _tensors(self) -> dict[str, tuple[Any, str]]:
         files = [_open_safetensors(file) for file in _weight_files(self.path)]
         with prefix_errors(self.path):
-            return _tensors_of(files)
+            return _tensors_of(files, *_DECODERS.get(str(self.config.get("model_type")), _USUAL_DECODER))
 
 
 def _eos_ids(config: Mapping[str, Any]) -> list[int]:
@@ -116,13 +124,13 @@ def _other_weights(path: Path) -> str:
     return f", found {', '.join(found[:3])}{hint}" if found else ""
 
 
-def _tensors_of(files: list[Any]) -> dict[str, tuple[Any, str]]:
+def _tensors_of(files: list[Any], prefix: str, parts: tuple[str, ...]) -> dict[str, tuple[Any, str]]:
     """Each tensor's name in a model with a head, with the file that holds it and its name there."""
     tensors: dict[str, tuple[Any, str]] = {}
     for file in files:
         for stored in file.keys():
             # AutoModel saves a decoder without its head, and without the prefix that the decoder has below a head.
-            name = f"model.{stored}" if stored.startswith(_WITHOUT_PREFIX) else stored
+            name = f"{prefix}{stored}" if stored.startswith(parts) else stored
             if name in tensors:
                 spelled = "" if tensors[name][1] == stored else f", as {tensors[name][1]!r:.80} and {stored!r:.80}"
                 raise CheckpointError(f"tensor {name!r:.80} occurs twice{spelled}")

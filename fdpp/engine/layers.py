@@ -5,6 +5,7 @@ B sequences, S tokens of each, H the hidden size, D the head length; ``x`` is ``
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,11 @@ class Positions(Part):
         return F.embedding(positions.clamp(min=0) + self.offset, self.weight.tensor)  # -1: a row that idles
 
 
+@functools.cache
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    return torch.tensor(number, dtype=dtype, device="cpu").item()
+
+
 class Embedding(Part):
     """From tokens int64 ``[B, S]`` at positions int32 ``[B, S]`` to ``x``.
 
@@ -148,7 +154,7 @@ class Embedding(Part):
     def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = F.embedding(tokens, self.weight.tensor)
         if self.scale != 1.0:
-            x = x * self.scale
+            x = x * _rounded(self.scale, x.dtype)
         if self.projection is not None:
             x = self.projection(x)
         if self.positions is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,10 @@ class Model(Part):
         max_positions: the most tokens of a sequence.
     """
 
-    def __init__(self, embedding: Embedding, blocks: list[Layer], norm: Norm, head: Head, max_positions: int) -> None:
-        self.embedding, self.blocks, self.norm, self.head = embedding, blocks, norm, head
+    def __init__(
+        self, embedding: Embedding, blocks: Sequence[Layer], norm: Norm, head: Head, max_positions: int
+    ) -> None:
+        self.embedding, self.blocks, self.norm, self.head = embedding, list(blocks), norm, head
         self.max_positions = max_positions
         self._rotaries = list(self.walk(Rotary))
 

@@ -108,9 +108,9 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     return value
 
 
-def activation(config: Mapping[str, Any], key: str) -> str:
+def activation(config: Mapping[str, Any], key: str, default: str) -> str:
     """The activation under the key, as :func:`fdpp.ops.linear` calls it."""
-    name = config.get(key)
+    name = config.get(key, default)
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(f"{key}: expected one of {sorted(_ACTIVATIONS)}, got {name!r:.80}")
     return _ACTIVATIONS[name]
@@ -136,9 +136,13 @@ def layer_count(config: Mapping[str, Any]) -> int:
     return count if type(count) is int and 0 <= count <= _MAX_LAYERS else 0
 
 
-def sliding_window(config: Mapping[str, Any]) -> int:
-    """Hugging Face counts the keys that a query sees, itself included; the ops count those before it."""
-    width = config.get("sliding_window", 4096)  # the default of the Hugging Face configs that have one
+def sliding_window(config: Mapping[str, Any], default: int | None = 4096) -> int:
+    """Hugging Face counts the keys that a query sees, itself included; the ops count those before it.
+
+    Args:
+        default: that of the family's config in transformers.
+    """
+    width = config.get("sliding_window", default)
     if width is None:
         return UNLIMITED
     check_integer("sliding_window", width, 1, _MAX_TOKENS)

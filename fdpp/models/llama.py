@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fdpp.engine.layers import Block, Head, Layer, RmsNorm
+from fdpp.engine.layers import Block, Head, RmsNorm
 from fdpp.engine.model import Model
 from fdpp.engine.rope import Rotary
 from fdpp.errors import CheckpointError
 from fdpp.models.config import UNLIMITED, expect, flag, read_config
-from fdpp.models.parts import attention, embedding_and_head, gated_mlp
+from fdpp.models.parts import attention, embedding_and_head, gated_mlp, no_rotary
 
 
 def build(config: Mapping[str, Any], stored: Collection[str]) -> Model:
@@ -29,6 +29,7 @@ def assemble(
     stored: Collection[str],
     *,
     windows: Sequence[int] | None = None,
+    rotated: Sequence[bool] | None = None,
     qkv_bias: bool = False,
     o_bias: bool = False,
     mlp_bias: bool = False,
@@ -41,6 +42,7 @@ def assemble(
         config: the content of ``config.json``.
         stored: the names of the tensors that there are.
         windows: of the attention of each layer; None where none has one.
+        rotated: which layers rotate queries and keys; None for all.
         qkv_bias, o_bias, mlp_bias: which of the linear layers have a bias.
         qk_norm: whether the heads of queries and keys are normed.
         sizes: see :func:`fdpp.models.config.read_config`.
@@ -52,12 +54,13 @@ def assemble(
     c = read_config(config, **sizes)
     if c.rotary_dim != c.head_dim:
         raise CheckpointError(f"partial_rotary_factor: expected 1.0, got {c.rotary_dim / c.head_dim:g}")
-    rotary = Rotary(c.rope, c.head_dim, has_divisors="rope_freqs.weight" in stored)
+    windows, rotated = windows or [UNLIMITED] * c.num_layers, rotated or [True] * c.num_layers
+    rotary, unrotated = Rotary(c.rope, c.head_dim, has_divisors="rope_freqs.weight" in stored), no_rotary()
 
     def norm(name: str, size: int = c.hidden_size) -> RmsNorm:
         return RmsNorm(name, size, c.norm_eps)
 
-    def block(number: int, window: int) -> Block:
+    def block(number: int, window: int, rotary: Rotary) -> Block:
         layer = f"model.layers.{number}"
         heads = f"{layer}.self_attn"
         return Block(
@@ -77,5 +80,8 @@ def assemble(
         )
 
     embedding, head = embedding_and_head(c, stored)
-    blocks: list[Layer] = [block(number, window) for number, window in enumerate(windows or [UNLIMITED] * c.num_layers)]
+    blocks = [
+        block(number, window, rotary if turns else unrotated)
+        for number, (window, turns) in enumerate(zip(windows, rotated, strict=True))
+    ]
     return Model(embedding, blocks, norm("model.norm"), Head(head), c.max_positions)

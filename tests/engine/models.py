@@ -59,6 +59,54 @@ VARIANTS = {
     "qwen3": ("Qwen3Config", {}),
     "qwen3-wide": ("Qwen3Config", {"head_dim": 80, "attention_bias": True, "num_key_value_heads": 1}),
 }
+#: Families with names of their own for their sizes: heads of 64 elements.
+_OWN = {"vocab_size": VOCAB, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2}
+_WIDE = _OWN | {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 512}
+_OPT = {name: value for name, value in _WIDE.items() if name != "initializer_range"} | {"ffn_dim": 192, "init_std": 0.2}
+_MPT = _OWN | {"d_model": 256, "n_heads": 4, "n_layers": 3, "max_seq_len": 512}
+_PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+_TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
+}
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_WINDOWS = {"sliding_window": 9, "layer_types": [_SLIDING, _FULL, _SLIDING]}
+_GEMMA = _WINDOWS | {"query_pre_attn_scalar": 40}
+OWN_NAMES = {
+    "opt": ("OPTConfig", _OPT),
+    "opt-post-norm": ("OPTConfig", _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 96}),
+    "opt-gelu": ("OPTConfig", _OPT | {"activation_function": "gelu", "tie_word_embeddings": False}),
+    "gpt-neox": ("GPTNeoXConfig", _WIDE | {"intermediate_size": 192}),
+    "gpt-neox-serial": ("GPTNeoXConfig", _WIDE | {"intermediate_size": 192, "use_parallel_residual": False}),
+    "bloom": ("BloomConfig", _OWN | {"hidden_size": 256, "n_layer": 3, "n_head": 4}),
+    "bloom-six-heads": ("BloomConfig", _OWN | {"hidden_size": 384, "n_layer": 2, "n_head": 6}),
+    "mpt": ("MptConfig", _MPT),
+    "mpt-six-heads": ("MptConfig", _MPT | {"d_model": 384, "n_heads": 6}),
+    "falcon": ("FalconConfig", _WIDE),
+    "falcon-rw": (
+        "FalconConfig",
+        _WIDE | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+    ),
+    "falcon-groups": ("FalconConfig", _WIDE | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "starcoder2": ("Starcoder2Config", _COMMON | {"hidden_size": 256, "sliding_window": 9}),
+    "stablelm": ("StableLmConfig", _COMMON | {"hidden_size": 256, "use_qkv_bias": True}),
+    "stablelm-parallel": ("StableLmConfig", _COMMON | {"hidden_size": 256, "use_parallel_residual": True}),
+    "phi3": ("Phi3Config", _COMMON | {"hidden_size": 256, "pad_token_id": 0, "sliding_window": 9}),
+    "phi4-mini": ("Phi3Config", _COMMON | {"hidden_size": 256, "pad_token_id": 0, "rope_parameters": _PARTIAL_ROPE}),
+    "gemma2": ("Gemma2Config", _COMMON | _GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0}),
+    "gemma3": ("Gemma3TextConfig", _COMMON | _GEMMA | {"rope_parameters": _TWO_ROPES}),
+    "granite": (
+        "GraniteConfig",
+        _COMMON
+        | {"embedding_multiplier": 3.0, "logits_scaling": 4.0, "residual_multiplier": 0.3, "attention_multiplier": 0.2},
+    ),
+    "olmo2": ("Olmo2Config", _COMMON | {"hidden_size": 256}),
+    "smollm3": ("SmolLM3Config", _COMMON | {"pad_token_id": 0, "no_rope_layers": [1, 0, 1]}),
+    "ministral": ("MinistralConfig", _COMMON | _WINDOWS),
+    "glm": ("GlmConfig", _COMMON | {"pad_token_id": 0}),
+    "glm4": ("Glm4Config", _COMMON | {"pad_token_id": 0}),
+}
+VARIANTS |= OWN_NAMES
 # What a token is rotated by depends on the length of its sequence: fed in pieces, a text gives other logits than whole.
 LENGTH_DEPENDENT = {
     "dynamic-rope": ("LlamaConfig", {"rope_parameters": _DYNAMIC_ROPE, "max_position_embeddings": 64}),
@@ -69,14 +117,14 @@ LENGTH_DEPENDENT = {
 def tiny_model(variant: str) -> torch.nn.Module:
     """A float32 model of transformers with random weights, biases and norms included."""
     config_name, changes = (VARIANTS | LENGTH_DEPENDENT)[variant]
-    config = getattr(transformers, config_name)(**(_COMMON | changes))
+    config = getattr(transformers, config_name)(**(changes if variant in OWN_NAMES else _COMMON | changes))
     torch.manual_seed(sum(map(ord, variant)))
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.5)
-            if "norm" in name:
+            if "norm" in name or "ln_" in name:
                 parameter.uniform_(0.5, 1.5)
     return model
 
