@@ -11,14 +11,15 @@ from fdpp.errors import CheckpointError, one_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja"]
+_OLD_HUB_FILES = ["pytorch_model*.bin"]  # of models that have no safetensors
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:
     """Open a model.
 
     Args:
-        model: a directory with ``config.json`` and safetensors, a ``.gguf`` file, or a Hugging Face hub id, which is
-            downloaded unless a local path of that name exists.
+        model: a directory with ``config.json`` and weights in ``.safetensors`` or ``.bin`` files, a ``.gguf`` file, or
+            a Hugging Face hub id, which is downloaded unless a local path of that name exists.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged, hostile or of an unknown kind.
@@ -36,15 +37,18 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
 
 
 def _open_directory(path: Path) -> Checkpoint:
-    from fdpp.checkpoints.safetensors import SafetensorsCheckpoint
+    from fdpp.checkpoints.directory import DirectoryCheckpoint
 
-    return SafetensorsCheckpoint(path)
+    return DirectoryCheckpoint(path)
 
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        path = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        if not any(path.glob("*.safetensors")):
+            path = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES + _OLD_HUB_FILES))
+        return path
     except Exception as error:  # the hub client raises many kinds: no network, no such model, no permission, no space
         raise CheckpointError(f"{hub_id}: cannot be downloaded: {one_line(error)}") from error

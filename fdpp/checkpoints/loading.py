@@ -15,7 +15,13 @@ from fdpp.memory import memory_bytes
 from fdpp.weights import Source, Weight
 
 # Tensors that repeat what the config says, or that are read with it.
-_DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_DERIVED = (
+    "rotary_emb.inv_freq",
+    "rotary_pos_emb.inv_freq",
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+)
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of tensors loaded, their number in all, and the name of the next one or the last one."""

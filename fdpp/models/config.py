@@ -126,7 +126,7 @@ def expect(config: Mapping[str, Any], **values: Any) -> None:
 def number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """A number under the key that is not 0."""
     value = config.get(key, default)
-    check_number(key, value, 1e-6, 1e6)
+    check_number(key, value, 1e-12, 1e6)
     return float(value)
 
 

@@ -34,7 +34,17 @@ def build_gemma2(config: Mapping[str, Any], stored: Collection[str]) -> Model:
     return _assemble(config, stored, _windows(config, 2), qk_norm=False)
 
 
+# What the files leave out: the defaults of transformers.
+_GEMMA3 = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131072,
+}
+
+
 def build_gemma3(config: Mapping[str, Any], stored: Collection[str]) -> Model:
+    config = _GEMMA3 | dict(config)
     windows = _windows(config, first(config.get("sliding_window_pattern"), config.get("_sliding_window_pattern"), 6))
     return _assemble(config, stored, windows, qk_norm=True)
 
@@ -42,7 +52,7 @@ def build_gemma3(config: Mapping[str, Any], stored: Collection[str]) -> Model:
 def _assemble(config: Mapping[str, Any], stored: Collection[str], windows: Sequence[int], qk_norm: bool) -> Model:
     if config.get("use_bidirectional_attention"):
         raise CheckpointError("use_bidirectional_attention: expected false")
-    ropes = _ropes(config)
+    ropes = _ropes(config, two=qk_norm)
     c = read_config(
         dict(config) | {"rope_parameters": ropes[_FULL], "rope_scaling": None},
         head_dim=first(config.get("head_dim"), 256),
@@ -94,16 +104,22 @@ def _windows(config: Mapping[str, Any], period: Any) -> list[int]:
     return layer_windows({"layer_types": kinds} | dict(config), sliding_window(config))
 
 
-def _ropes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _ropes(config: Mapping[str, Any], two: bool) -> dict[str, dict[str, Any]]:
     """The rotary parameters of each kind of layer: one set for both in Gemma 2, two with bases of their own in 3."""
-    both = config.get("rope_parameters") or {}
+    both = _mapping("rope_parameters", config.get("rope_parameters") or {})
     if any(isinstance(both.get(kind), Mapping) for kind in (_SLIDING, _FULL)):
-        return {kind: dict(both.get(kind) or {}) for kind in (_SLIDING, _FULL)}
-    scaling = dict(both or config.get("rope_scaling") or {})
-    if "rope_local_base_freq" not in config:
+        return {kind: _mapping(kind, both.get(kind) or {}) for kind in (_SLIDING, _FULL)}
+    scaling = _mapping("rope_scaling", config.get("rope_scaling") or both)
+    if not two:
         return dict.fromkeys((_SLIDING, _FULL), scaling)
     theta = {"rope_theta": first(config.get("rope_theta"), 1e6)}
-    return {_SLIDING: {"rope_theta": config["rope_local_base_freq"]}, _FULL: theta | scaling}
+    return {_SLIDING: {"rope_theta": first(config.get("rope_local_base_freq"), 1e4)}, _FULL: theta | scaling}
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{key}: expected an object, got {value!r:.80}")
+    return dict(value)
 
 
 def _cap(config: Mapping[str, Any], key: str) -> float:

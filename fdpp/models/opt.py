@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fdpp.checks import check_integer
 from fdpp.engine.layers import Block, Embedding, Head, Layer, LayerNorm, Linear, NoNorm, Positions, PostNormBlock
 from fdpp.engine.model import Model
 from fdpp.models.config import activation, expect, flag, read_config
@@ -23,6 +24,7 @@ def build(config: Mapping[str, Any], stored: Collection[str]) -> Model:
     norms_before = flag(config, "do_layer_norm_before", True)
     # OPT-350m embeds in fewer dimensions than it computes in.
     embedded = first(config.get("word_embed_proj_dim"), c.hidden_size)
+    check_integer("word_embed_proj_dim", embedded, 8, 1 << 18)
     narrow = embedded != c.hidden_size
     rotary, decoder = no_rotary(), "model.decoder"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from fdpp.llm import LLM
 from tests.engine.helpers import forced_logits, reference_logits, use_operators
-from tests.engine.models import VOCAB
+from tests.engine.models import OWN_NAMES, VOCAB
 from tests.ops.backends import BACKENDS
 
 PROMPTS = [[5, 6, 7], list(range(20, 41)), [9], [200, 100, 50, 25], list(range(5, 12))]
@@ -48,7 +50,7 @@ def test_the_tokens_of_the_cpu(checkpoints, load, dtype, page_size):
 
 
 @pytest.mark.parametrize("dtype", NEAR)
-@pytest.mark.parametrize("variant", ["llama-biased", "mistral-window", "qwen3", "qwen3-wide"])
+@pytest.mark.parametrize("variant", ["llama-biased", "mistral-window", "qwen3", "qwen3-wide", *OWN_NAMES])
 def test_logits_near_those_of_transformers(checkpoints, load, variant, dtype):
     path, model = checkpoints(variant)
     generator = torch.Generator().manual_seed(1)
@@ -57,4 +59,11 @@ def test_logits_near_those_of_transformers(checkpoints, load, variant, dtype):
     ours = forced_logits(load(path, dtype=dtype), sequences, prefill, page=8)
     for ids, count, logits in zip(sequences, prefill, ours, strict=True):
         expected = reference_logits(model, ids)[count - 1 :]
-        assert (logits - expected).norm() / expected.norm() < NEAR[dtype]
+        error = (logits - expected).norm() / expected.norm()
+        # Some random models spread rounding more than others: that of transformers in the same dtype counts, too.
+        assert error < NEAR[dtype] or error < 1.5 * rounding(model, dtype, ids, expected)
+
+
+def rounding(model: torch.nn.Module, dtype: str, ids: list[int], expected: torch.Tensor) -> float:
+    narrow = reference_logits(copy.deepcopy(model).to(getattr(torch, dtype)), ids)[-len(expected) :]
+    return float((narrow - expected).norm() / expected.norm())

@@ -182,10 +182,9 @@ def test_the_end_of_the_tokenizer_counts_always(checkpoints, tmp_path):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("pytorch_model.bin", "found pytorch_model.bin; pickled weights are not read"),
-        ("consolidated.00.pth", "found consolidated.00.pth; pickled weights are not read"),
+        ("consolidated.00.pth", "found consolidated.00.pth"),
         ("adapter_model.safetensors", "found adapter_model.safetensors"),
-        (None, "expected model.safetensors or model.safetensors.index.json"),
+        (None, "expected model.safetensors or pytorch_model.bin, or an index of either"),
     ],
 )
 def test_other_weights_are_named(tmp_path, name, hint):

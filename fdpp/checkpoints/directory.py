@@ -1,4 +1,4 @@
-"""Hugging Face directories: ``config.json``, safetensors in one file or in shards, tokenizer files."""
+"""Hugging Face directories: ``config.json``, weights in one file or in shards, tokenizer files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from fdpp.checkpoints.base import Checkpoint
+from fdpp.checkpoints.weight_files import ENDINGS, WeightFile, open_weight_file
 from fdpp.errors import CheckpointError, one_line, prefix_errors
 from fdpp.tokenizers import Tokenizer, load_directory_tokenizer
 
-if TYPE_CHECKING:
-    from safetensors import safe_open
-
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".gguf")
+# In the order of preference: transformers', too.
+_SINGLES, _INDEXES = ([f"model.safetensors{end}", f"pytorch_model.bin{end}"] for end in ("", ".index.json"))
+_OTHER_WEIGHTS = (*ENDINGS, ".pt", ".pth", ".gguf")
 # What the parts of a decoder begin with in a model with a head, by model_type, and the parts that it has.
 _DECODERS = {
     "opt": ("model.", ("decoder.",)),
@@ -28,19 +26,27 @@ _DECODERS = {
     "falcon": ("transformer.", ("word_embeddings.", "h.", "ln_f.")),
     "mpt": ("transformer.", ("wte.", "blocks.", "norm_f.")),
 }
+# Of a model that sees, the model of text is read: its config stands in text_config.
+_TEXT_MODELS = {"gemma3": "gemma3_text"}
+_TEXT_PREFIXES = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+_OTHER_SENSES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _USUAL_DECODER = ("model.", ("embed_tokens.", "layers.", "norm."))
 _MAX_JSON_BYTES = 64 << 20
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
-class SafetensorsCheckpoint(Checkpoint):
+class DirectoryCheckpoint(Checkpoint):
     """See :class:`Checkpoint`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = read_json(path / "config.json")
+        self._whole_config = read_json(path / "config.json")
+        self.config = _text_config(self._whole_config)
         if self.config.get("quantization_config"):
-            raise CheckpointError(f"{path}: quantised safetensors are not supported; GGUF files may be quantised")
+            raise CheckpointError(f"{path}: quantised weights are not supported; GGUF files may be quantised")
         if (path / "generation_config.json").exists():
             self.generation_config = read_json(path / "generation_config.json")
 
@@ -48,7 +54,7 @@ class SafetensorsCheckpoint(Checkpoint):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         tensors = self._tensors
         with prefix_errors(self.path):
-            return {name: _shape(*source) for name, source in tensors.items()}
+            return {name: file.shape(stored) for name, (file, stored) in tensors.items()}
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -59,7 +65,7 @@ class SafetensorsCheckpoint(Checkpoint):
         """Where both files name ends, generation_config.json counts, as in transformers. The end that the tokenizer
         names counts always: fine-tuned chat models often change it there only."""
         with prefix_errors(self.path / "config.json"):
-            ids = _eos_ids(self.config)
+            ids = _eos_ids(self._whole_config) or _eos_ids(self.config)
         with prefix_errors(self.path / "generation_config.json"):
             ids = _eos_ids(self.generation_config) or ids
         own = self.tokenizer.eos_token_id if self.tokenizer else None
@@ -68,15 +74,37 @@ class SafetensorsCheckpoint(Checkpoint):
     def read_into(self, name: str, out: Tensor) -> None:
         try:
             file, stored = self._tensors[name]
-            out.copy_(file.get_tensor(stored))
+            out.copy_(file.tensor(stored))
         except Exception as error:  # safetensors raises its own error, torch a RuntimeError
             raise CheckpointError(f"{self.path}: tensor {name}: {one_line(error)}") from error
 
     @cached_property
-    def _tensors(self) -> dict[str, tuple[Any, str]]:
-        files = [_open_safetensors(file) for file in _weight_files(self.path)]
+    def _tensors(self) -> dict[str, tuple[WeightFile, str]]:
+        files = [open_weight_file(file) for file in _weight_files(self.path)]
         with prefix_errors(self.path):
+            if self.config is not self._whole_config:
+                return _text_tensors(files)
             return _tensors_of(files, *_DECODERS.get(str(self.config.get("model_type")), _USUAL_DECODER))
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the model of text, where there are other models beside it."""
+    model_type, text = config.get("model_type"), config.get("text_config")
+    if not isinstance(model_type, str) or model_type not in _TEXT_MODELS or not isinstance(text, Mapping):
+        return config
+    quantised = {key: config[key] for key in ("quantization_config",) if key in config}
+    return {"model_type": _TEXT_MODELS[model_type], **text, **quantised}
+
+
+def _text_tensors(files: list[WeightFile]) -> dict[str, tuple[WeightFile, str]]:
+    """The tensors of the model of text, under the names that they have in a model of text alone."""
+    tensors = {}
+    for file in files:
+        for stored in file.names():
+            if not stored.startswith(_OTHER_SENSES):
+                prefix = next((prefix for prefix in _TEXT_PREFIXES if stored.startswith(prefix)), "")
+                tensors[_TEXT_PREFIXES.get(prefix, "") + stored.removeprefix(prefix)] = file, stored
+    return tensors
 
 
 def _eos_ids(config: Mapping[str, Any]) -> list[int]:
@@ -102,33 +130,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _weight_files(path: Path) -> list[Path]:
     """The single file where there is one, as transformers chooses: an index beside it is left of an earlier save."""
-    if (path / _SINGLE).exists():
-        return [path / _SINGLE]
-    if not (path / _INDEX).exists():
-        raise CheckpointError(f"{path}: expected {_SINGLE} or {_INDEX}{_other_weights(path)}")
-    weight_map = read_json(path / _INDEX).get("weight_map")
+    for single, index in zip(_SINGLES, _INDEXES, strict=True):
+        if (path / single).exists():
+            return [path / single]
+        if (path / index).exists():
+            return _shards(path / index)
+    raise CheckpointError(f"{path}: expected {' or '.join(_SINGLES)}, or an index of either{_other_weights(path)}")
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path / _INDEX}: expected an object 'weight_map' of tensor names to files")
+        raise CheckpointError(f"{index}: expected an object 'weight_map' of tensor names to files")
     for name in weight_map.values():
         # A plain file name: anything else could reach outside the directory.
-        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{path / _INDEX}: expected plain names of .safetensors files, got {name!r:.80}")
-    return [path / name for name in sorted(set(weight_map.values()))]
+        if not isinstance(name, str) or not name.endswith(ENDINGS) or Path(name).name != name or "\\" in name:
+            raise CheckpointError(f"{index}: expected plain names of {' or '.join(ENDINGS)} files, got {name!r:.80}")
+    return [index.parent / name for name in sorted(set(weight_map.values()))]
 
 
 def _other_weights(path: Path) -> str:
-    """What the directory holds instead of safetensors, as the end of a sentence."""
+    """What the directory holds instead, as the end of a sentence."""
     found = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
-    pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in found)
-    hint = "; pickled weights are not read: save them as safetensors" if pickled else ""
-    return f", found {', '.join(found[:3])}{hint}" if found else ""
+    return f", found {', '.join(found[:3])}" if found else ""
 
 
-def _tensors_of(files: list[Any], prefix: str, parts: tuple[str, ...]) -> dict[str, tuple[Any, str]]:
+def _tensors_of(files: list[WeightFile], prefix: str, parts: tuple[str, ...]) -> dict[str, tuple[WeightFile, str]]:
     """Each tensor's name in a model with a head, with the file that holds it and its name there."""
-    tensors: dict[str, tuple[Any, str]] = {}
+    tensors: dict[str, tuple[WeightFile, str]] = {}
     for file in files:
-        for stored in file.keys():
+        for stored in file.names():
             # AutoModel saves a decoder without its head, and without the prefix that the decoder has below a head.
             name = f"{prefix}{stored}" if stored.startswith(parts) else stored
             if name in tensors:
@@ -136,22 +167,3 @@ def _tensors_of(files: list[Any], prefix: str, parts: tuple[str, ...]) -> dict[s
                 raise CheckpointError(f"tensor {name!r:.80} occurs twice{spelled}")
             tensors[name] = file, stored
     return tensors
-
-
-def _open_safetensors(path: Path) -> safe_open:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        # Checks the header against the length of the file: every tensor lies inside it.
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: {one_line(error)}") from error
-
-
-def _shape(file: safe_open, name: str) -> tuple[int, ...]:
-    view = file.get_slice(name)
-    if (dtype := view.get_dtype()) not in _FLOATS:
-        raise CheckpointError(f"tensor {name}: expected a dtype of {sorted(_FLOATS)}, got {dtype}")
-    return tuple(torch.Size(view.get_shape()))
