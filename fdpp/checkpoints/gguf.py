@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fdpp._host import HEAD_DIMS
 from fdpp.checkpoints.base import Checkpoint
+from fdpp.checkpoints.gguf_architectures import architecture_of
 from fdpp.checkpoints.gguf_file import GGUFFile
-from fdpp.checkpoints.gguf_names import has_rotary_pairs, hugging_face_config, tensor_name
+from fdpp.checkpoints.gguf_names import hugging_face_config, tensor_name
 from fdpp.errors import CheckpointError, prefix_errors
 from fdpp.tokenizers import Tokenizer
 from fdpp.tokenizers.gguf import end_of_text_ids, load_gguf_tokenizer
@@ -31,9 +32,10 @@ class GGUFCheckpoint(Checkpoint):
         metadata = self._file.metadata
         if metadata.get("split.count", 1) not in (0, 1):
             raise CheckpointError(f"{path}: one part of a split model; join the parts with llama.cpp's gguf-split")
-        self._names = {tensor_name(name): name for name in self._file.tensors}
+        self._architecture = architecture_of(metadata.get("general.architecture"), self._file.tensors)
+        self._names = {tensor_name(self._architecture, name): name for name in self._file.tensors}
         with prefix_errors(path):
-            self.config = hugging_face_config(metadata, self._names, self._rope_factors())
+            self.config = hugging_face_config(metadata, self._architecture, self._names, self._rope_factors())
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -49,13 +51,24 @@ class GGUFCheckpoint(Checkpoint):
         return end_of_text_ids(self._file.metadata)
 
     def read_into(self, name: str, out: Tensor) -> None:
-        """See :meth:`Checkpoint.read_into`. Rows stored as (pair, half) for interleaved rope become (half, pair)."""
-        if not has_rotary_pairs(self.config["model_type"], self._names[name]):
-            return self._read_stored(name, out)
+        """See :meth:`Checkpoint.read_into`. What the converter has changed is changed back."""
+        part = self._names[name].rpartition(".")[0].rpartition(".")[2]
+        of = self._architecture
+        if of.norm_offset and part.endswith("norm"):
+            self._read_stored(name, out)
+            out -= 1
+        elif of.rotary_pairs and part in ("attn_q", "attn_k"):
+            out.copy_(rotary_halves(self._stored(name, out), self.config["head_dim"]))
+        elif of.groups is not None and part == "attn_qkv":
+            heads = self.config["num_attention_heads"], of.groups(dict(self.config)), self.config["head_dim"]
+            out.copy_(grouped_rows(self._stored(name, out), *heads))
+        else:
+            self._read_stored(name, out)
+
+    def _stored(self, name: str, out: Tensor) -> Tensor:
         stored = torch.empty_like(out)
         self._read_stored(name, stored)
-        pairs = stored.view(-1, self.config["head_dim"] // 2, 2, *out.shape[1:])
-        out.copy_(pairs.transpose(1, 2).reshape(out.shape))
+        return stored
 
     def _read_stored(self, name: str, out: Tensor) -> None:
         rows = out.view(-1, out.shape[-1])
@@ -73,3 +86,15 @@ class GGUFCheckpoint(Checkpoint):
                     raise CheckpointError(f"{name}: expected at most {_MAX_ROPE_FACTORS} numbers, got {info.shape}")
                 factors[key] = self._file.rows(name, 0, 1)[0].tolist()
         return factors
+
+
+def rotary_halves(rows: Tensor, head_dim: int) -> Tensor:
+    """Rows of heads in the order (pair, half), as interleaved rotary embeddings want them, to (half, pair)."""
+    return rows.view(-1, head_dim // 2, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+def grouped_rows(rows: Tensor, num_heads: int, groups: int, head_dim: int) -> Tensor:
+    """All queries, all keys, all values to the queries, the key and the value of each group of heads."""
+    sizes = num_heads * head_dim, groups * head_dim, groups * head_dim
+    parts = [part.unflatten(0, (groups, -1)) for part in rows.split(sizes)]
+    return torch.cat(parts, dim=1).flatten(0, 1)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from fdpp.checks import check_number
+from fdpp.checkpoints.gguf_architectures import Architecture
+from fdpp.checks import check_integer, check_number
 from fdpp.errors import CheckpointError
 from fdpp.rope_config import yarn_magnitude
 
@@ -17,76 +18,51 @@ _CONFIG_KEYS = {
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
 
-_MODEL_TENSORS = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
 
-_LAYER_TENSORS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-
-# llama.cpp stores the rows of q and k in the order of interleaved rotary pairs for these architectures.
-_WITH_ROTARY_PAIRS = {"llama", "mistral"}
-
-
-def has_rotary_pairs(architecture: str, name: str) -> bool:
-    """Whether the rows of a head are stored as (pair, half) in the GGUF tensor ``name``, and not as (half, pair)."""
-    return architecture in _WITH_ROTARY_PAIRS and name.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
-
-
-def tensor_name(name: str) -> str:
+def tensor_name(architecture: Architecture, name: str) -> str:
     """The Hugging Face name of a GGUF tensor; a name that is not in the tables stays as it is."""
     stem, _, suffix = name.rpartition(".")
-    if stem in _MODEL_TENSORS:
-        return f"{_MODEL_TENSORS[stem]}.{suffix}"
+    if stem in architecture.model:
+        return f"{architecture.model[stem]}.{suffix}"
     block, _, rest = stem.partition(".")
     layer, _, part = rest.partition(".")
-    if block == "blk" and layer.isdecimal() and part in _LAYER_TENSORS:
-        return f"model.layers.{layer}.{_LAYER_TENSORS[part]}.{suffix}"
+    if block == "blk" and layer.isdecimal() and part in architecture.parts:
+        return f"{architecture.layer}.{layer}.{architecture.parts[part]}.{suffix}"
     return name
 
 
 def hugging_face_config(
-    metadata: Mapping[str, Any], tensors: Collection[str], rope_factors: Mapping[str, list[float]] | None = None
+    metadata: Mapping[str, Any],
+    architecture: Architecture,
+    tensors: Collection[str],
+    rope_factors: Mapping[str, list[float]] | None = None,
 ) -> dict[str, Any]:
     """The ``config.json`` that belongs to a GGUF file.
 
     Args:
         metadata: the key/value pairs of the file.
+        architecture: of the file.
         tensors: the names of its tensors, as :func:`tensor_name` gives them. They say what the metadata leave out:
             which biases exist and whether the embeddings are tied.
         rope_factors: LongRoPE's ``short_factor`` and ``long_factor``, which are tensors of the file.
     """
     prefix = f"{metadata.get('general.architecture')}."
     config = {new: _uniform(metadata.get(prefix + old)) for old, new in _CONFIG_KEYS.items()}
-    config["model_type"] = metadata.get("general.architecture")
+    config["model_type"] = architecture.model_type
     tokens = metadata.get("tokenizer.ggml.tokens")
     config["vocab_size"] = len(tokens) if isinstance(tokens, list) else metadata.get(prefix + "vocab_size")
     config["sliding_window"] = metadata.get(prefix + "attention.sliding_window")
-    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
-    config["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in tensors
-    config["attention_output_bias"] = "model.layers.0.self_attn.o_proj.bias" in tensors
-    config["mlp_bias"] = "model.layers.0.mlp.down_proj.bias" in tensors
+    config["tie_word_embeddings"] = f"{architecture.model['output']}.weight" not in tensors
     config["rope_parameters"] = rope_parameters(metadata, prefix + "rope.", rope_factors or {})
     config["head_dim"] = _head_dim(metadata, prefix, config)
-    return config
+    config["partial_rotary_factor"] = _rotated_share(metadata, prefix, config["head_dim"])
+    stated = {new: _uniform(metadata.get(prefix + old)) for old, new in architecture.keys.items()}
+    config |= {key: value for key, value in stated.items() if value is not None}
+    return config | architecture.derive(dict.fromkeys(architecture.keys.values()) | config, tensors)
 
 
 def rope_parameters(
@@ -94,7 +70,7 @@ def rope_parameters(
 ) -> dict[str, Any]:
     """The scaling of the rotary embedding, read as llama.cpp reads it: linear where the file does not say which."""
     scaling = prefix + "scaling."
-    kind = metadata.get(scaling + "type", "linear")
+    kind = metadata.get(scaling + "type", "longrope" if rope_factors else "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
         raise CheckpointError(f"rope.scaling.type: expected none, linear, yarn or longrope, got {kind!r:.80}")
     if rope_factors and kind != "longrope":
@@ -147,11 +123,20 @@ def _uniform(value: Any) -> Any:
 
 
 def _head_dim(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]) -> Any:
-    """The head length, after a check that keys and values share it and are rotated whole."""
+    """The head length, after a check that keys and values share it."""
     hidden, heads, head_dim = (config[key] for key in ("hidden_size", "num_attention_heads", "head_dim"))
     if head_dim is None and type(hidden) is int and type(heads) is int and heads > 0:
         head_dim = hidden // heads
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if (length := metadata.get(prefix + key, head_dim)) != head_dim:
-            raise CheckpointError(f"{key}: expected the head length {head_dim!r:.80}, got {length!r:.80}")
+    if (length := metadata.get(prefix + "attention.value_length", head_dim)) != head_dim:
+        raise CheckpointError(f"attention.value_length: expected the head length {head_dim!r:.80}, got {length!r:.80}")
     return head_dim
+
+
+def _rotated_share(metadata: Mapping[str, Any], prefix: str, head_dim: Any) -> float:
+    """The part of a head that is rotated; all of it where the file does not say."""
+    key = "rope.dimension_count"
+    count = metadata.get(prefix + key, head_dim)
+    if type(head_dim) is not int or head_dim < 1 or count == head_dim:
+        return 1.0
+    check_integer(key, count, 0, head_dim)
+    return float(count / head_dim)

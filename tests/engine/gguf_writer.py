@@ -10,12 +10,25 @@ import gguf
 import numpy as np
 import torch
 
-from fdpp.checkpoints.gguf_names import _LAYER_TENSORS, _MODEL_TENSORS
-from fdpp.engine import rope
+from fdpp.engine.rope import inverse_frequencies
 from fdpp.models.rope import rope_config
 from fdpp.rope_config import Llama3Scaling, LongRopeScaling, YarnScaling
 
-_GGUF_NAMES = {new: old for table in (_LAYER_TENSORS, _MODEL_TENSORS) for old, new in table.items()}
+#: llama.cpp's names of what transformers calls otherwise.
+_ARCHITECTURES = {"mistral": "llama", "gpt_neox": "gptneox", "gemma3_text": "gemma3", "glm": "chatglm"}
+_PERMUTED = ("llama", "mistral", "granite", "smollm3")
+_WITH_ALIBI = ("bloom", "mpt")
+#: What some families write: key, and the attribute of the config.
+_EXTRA_KEYS = {
+    "use_parallel_residual": "use_parallel_residual",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "attention.sliding_window": "sliding_window",
+    "logit_scale": "logits_scaling",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention.scale": "attention_multiplier",
+}
 
 
 def write_gguf(
@@ -26,23 +39,44 @@ def write_gguf(
 ) -> None:
     """Write ``model``; matrices are stored as ``kind``, and **mutated** to what that storage can express."""
     config = model.config
-    permuted = config.model_type in ("llama", "mistral")
-    writer = gguf.GGUFWriter(path, "llama" if permuted else config.model_type)
+    kind_of_model = config.model_type
+    permuted, architecture = kind_of_model in _PERMUTED, _ARCHITECTURES.get(kind_of_model, kind_of_model)
+    writer = gguf.GGUFWriter(path, architecture)
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    kv_heads = _kv_heads(config)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
+    writer.add_context_length(_first(config, "max_position_embeddings", "max_seq_len", "seq_length") or 2048)
+    writer.add_embedding_length(hidden)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    _add_rope_scaling(writer, config)
+    writer.add_feed_forward_length(_first(config, "intermediate_size", "ffn_hidden_size") or 4 * hidden)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    if kind_of_model not in _WITH_ALIBI:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+        rope = config.rope_parameters
+        rope = rope.get("full_attention", rope)
+        writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+        writer.add_rope_freq_base(rope["rope_theta"])
+        _add_rope_scaling(writer, config, head_dim)
+    if (eps := _first(config, "rms_norm_eps")) is not None:
+        writer.add_layer_norm_rms_eps(eps)
+    else:
+        writer.add_layer_norm_eps(_first(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"))
+    if kind_of_model == "mpt":
+        writer.add_max_alibi_bias(config.attn_config.alibi_bias_max)
+    for key, attribute in _EXTRA_KEYS.items():
+        if (value := getattr(config, attribute, None)) is not None and kind_of_model not in (
+            "mistral",
+            "qwen2",
+            "qwen3",
+        ):
+            writer.add_key_value(f"{architecture}.{key}", value, _type(value))
     for key, value in (metadata or {}).items():
         writer.add_array(key, value) if isinstance(value, list) else writer.add_key_value(key, value, _type(value))
+    enum = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(enum, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
         values = parameter.detach().numpy()
         if values.ndim > 1 and kind != gguf.GGMLQuantizationType.F32:
@@ -50,25 +84,30 @@ def write_gguf(
             with torch.no_grad():
                 parameter.copy_(torch.from_numpy(values))
         if permuted and ("q_proj" in name or "k_proj" in name):
-            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-            values = _interleave(values, heads)
+            values = _interleave(values, heads if "q_proj" in name else kv_heads)
+        if "query_key_value" in name and kind_of_model in ("gpt_neox", "bloom", "falcon"):
+            values = _ungroup(values, kv_heads, heads // kv_heads, head_dim)
+        if kind_of_model.startswith("gemma") and name.endswith("norm.weight"):
+            values = values + 1
         stored = gguf.quants.quantize(values, kind) if values.ndim > 1 else values
         plain = values.ndim == 1 or kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
-        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(stored), raw_dtype=None if plain else kind)
+        writer.add_tensor(_gguf_name(names, name), np.ascontiguousarray(stored), raw_dtype=None if plain else kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _add_rope_scaling(writer: gguf.GGUFWriter, config: Any) -> None:
-    read = rope_config(config.to_dict())
+def _add_rope_scaling(writer: gguf.GGUFWriter, config: Any, head_dim: int) -> None:
+    values = config.to_dict()
+    both = values["rope_parameters"]
+    read = rope_config(values | {"rope_parameters": both.get("full_attention", both)})
     if read.linear_factor != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(read.linear_factor)
     if isinstance(read.scaling, Llama3Scaling):
-        plain = 1.0 / (read.theta ** (torch.arange(0, config.head_dim, 2) / config.head_dim))
-        divisors = plain / rope.inverse_frequencies(read, config.head_dim)
+        plain = 1.0 / (read.theta ** (torch.arange(0, head_dim, 2) / head_dim))
+        divisors = plain / inverse_frequencies(read, head_dim)
         writer.add_tensor("rope_freqs.weight", divisors[0].float().numpy())
     if isinstance(read.scaling, YarnScaling):
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
@@ -87,12 +126,29 @@ def _interleave(values: np.ndarray, heads: int) -> np.ndarray:
     return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
-def _gguf_name(name: str) -> str:
+def _ungroup(values: np.ndarray, groups: int, queries: int, head_dim: int) -> np.ndarray:
+    """Rows of each group (its queries, its key, its value) to all queries, all keys, all values."""
+    rows = values.reshape(groups, queries + 2, head_dim, *values.shape[1:])
+    parts = (rows[:, :queries], rows[:, queries : queries + 1], rows[:, queries + 1 :])
+    return np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
+
+
+def _kv_heads(config: Any) -> int:
+    if config.model_type == "falcon" and not config.new_decoder_architecture:
+        return 1 if config.multi_query else config.num_attention_heads
+    return _first(config, "num_key_value_heads", "num_kv_heads") or config.num_attention_heads
+
+
+def _first(config: Any, *attributes: str) -> Any:
+    return next((value for name in attributes if (value := getattr(config, name, None)) is not None), None)
+
+
+def _gguf_name(names: gguf.TensorNameMap, name: str) -> str:
+    """The converter leaves out the prefix of some families."""
     stem, _, suffix = name.rpartition(".")
-    parts = stem.split(".")
-    if parts[:2] == ["model", "layers"]:
-        return f"blk.{parts[2]}.{_GGUF_NAMES['.'.join(parts[3:])]}.{suffix}"
-    return f"{_GGUF_NAMES[stem]}.{suffix}"
+    found = names.get_name(stem) or names.get_name(stem.removeprefix("transformer."))
+    assert found is not None, name
+    return f"{found}.{suffix}"
 
 
 def _type(value: Any) -> gguf.GGUFValueType:

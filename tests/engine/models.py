@@ -105,6 +105,18 @@ OWN_NAMES = {
     "ministral": ("MinistralConfig", _COMMON | _WINDOWS),
     "glm": ("GlmConfig", _COMMON | {"pad_token_id": 0}),
     "glm4": ("Glm4Config", _COMMON | {"pad_token_id": 0}),
+    # What llama.cpp knows of these by itself: which layers have a window or rotate nothing, and a scale.
+    "gemma2-llama.cpp": (
+        "Gemma2Config",
+        _COMMON | {"sliding_window": 9, "query_pre_attn_scalar": 64, "layer_types": [_SLIDING, _FULL, _SLIDING]},
+    ),
+    "gemma3-llama.cpp": (
+        "Gemma3TextConfig",
+        _COMMON
+        | {"num_hidden_layers": 7, "sliding_window": 9, "query_pre_attn_scalar": 64}
+        | {"rope_parameters": _TWO_ROPES | {_SLIDING: {"rope_type": "default", "rope_theta": 10000.0}}},
+    ),
+    "smollm3-llama.cpp": ("SmolLM3Config", _COMMON | {"pad_token_id": 0, "num_hidden_layers": 5}),
 }
 VARIANTS |= OWN_NAMES
 # What a token is rotated by depends on the length of its sequence: fed in pieces, a text gives other logits than whole.

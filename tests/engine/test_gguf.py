@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from fdpp.checkpoints.gguf_architectures import ARCHITECTURES
 from fdpp.checkpoints.gguf_names import hugging_face_config
 from fdpp.errors import CheckpointError
 from fdpp.llm import LLM
 from fdpp.models.config import read_config
-from fdpp.rope_config import YarnScaling
+from fdpp.rope_config import LongRopeScaling, YarnScaling
 from tests.engine.gguf_writer import write_gguf
 from tests.engine.helpers import assert_logits_close, forced_logits, reference_logits
 from tests.engine.models import VOCAB, tiny_model
 
+LLAMA = ARCHITECTURES["llama"]
 Kind = gguf.GGMLQuantizationType
 IDS = torch.randint(3, VOCAB, (50,), generator=torch.Generator().manual_seed(7)).tolist()
 
@@ -39,6 +41,25 @@ def check(path, model):
         "mistral-full",
         "qwen2",
         "qwen3",
+        "gpt-neox",
+        "gpt-neox-serial",
+        "bloom",
+        "bloom-six-heads",
+        "mpt",
+        "falcon",
+        "falcon-groups",
+        "starcoder2",
+        "stablelm",
+        "stablelm-parallel",
+        "phi3",
+        "phi4-mini",
+        "granite",
+        "olmo2",
+        "glm",
+        "glm4",
+        "gemma2-llama.cpp",
+        "gemma3-llama.cpp",
+        "smollm3-llama.cpp",
     ],
 )
 def test_families(tmp_path, variant):
@@ -75,7 +96,7 @@ TYPE, FACTOR, OLD_FACTOR = "scaling.type", "scaling.factor", "scale_linear"
 
 def rope_of(factors: dict | None = None, **keys):
     metadata = BASE | {f"llama.rope.{key}": value for key, value in keys.items()}
-    return read_config(hugging_face_config(metadata, (), factors)).rope
+    return read_config(hugging_face_config(metadata, LLAMA, (), factors)).rope
 
 
 @pytest.mark.parametrize("kind", [None, "none", "linear", "yarn"])
@@ -90,6 +111,13 @@ def test_rope_factor_under_both_names(kind, new, old):
         assert rope.scaling.factor == factor and rope.linear_factor == 1.0
     else:
         assert rope.linear_factor == (1.0 if kind == "none" else factor) and rope.scaling is None
+
+
+def test_factors_alone_mean_longrope():
+    """As Phi-3's converter writes them."""
+    factors = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    scaling = rope_of(factors, **{"scaling.original_context_length": 64}).scaling
+    assert scaling == LongRopeScaling((1.0,) * 32, (2.0,) * 32, 64)
 
 
 def test_yarn_keys():
@@ -113,7 +141,8 @@ def test_yarn_keys():
         ({TYPE: "yarn", FACTOR: 4.0, "scaling.yarn_attn_factor": 1.3}, None, "yarn_attn_factor: expected 1.138"),
         ({TYPE: "longrope"}, None, "rope short_factor"),
         ({TYPE: "longrope", FACTOR: 4.0}, {"short_factor": [1.0] * 32}, "expected none with longrope"),
-        ({}, {"short_factor": [1.0] * 32}, "expected longrope"),
+        ({TYPE: "linear"}, {"short_factor": [1.0] * 32}, "expected longrope"),
+        ({}, {"short_factor": [1.0] * 32}, "rope long_factor"),
     ],
 )
 def test_rope_keys_that_contradict(keys, factors, message):
@@ -127,14 +156,14 @@ def test_vocabulary_size(stated, tokens, expected):
     metadata = {key: value for key, value in BASE.items() if key != "llama.vocab_size"}
     metadata |= {"llama.vocab_size": stated} if stated else {}
     metadata |= {"tokenizer.ggml.tokens": ["x"] * tokens} if tokens else {}
-    assert hugging_face_config(metadata, ())["vocab_size"] == expected
+    assert hugging_face_config(metadata, LLAMA, ())["vocab_size"] == expected
 
 
 def test_numbers_per_layer():
     metadata = BASE | {"llama.block_count": 3, "llama.attention.head_count": [2, 2, 2]}
-    assert read_config(hugging_face_config(metadata, ())).num_heads == 2
+    assert read_config(hugging_face_config(metadata, LLAMA, ())).num_heads == 2
     with pytest.raises(CheckpointError, match="num_heads: expected"):
-        read_config(hugging_face_config(metadata | {"llama.attention.head_count": [2, 4, 2]}, ()))
+        read_config(hugging_face_config(metadata | {"llama.attention.head_count": [2, 4, 2]}, LLAMA, ()))
 
 
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
