@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,9 @@ def load_directory_tokenizer(path: Path) -> Tokenizer | None:
     if is_sentence_piece and (missing := [name for name, module in _READERS.items() if not _is_installed(module)]):
         raise CheckpointError(f"{path / 'tokenizer.model'}: needs {' and '.join(missing)}: pip install 'fdpp[models]'")
     try:
+        config = _tokenizer_config(path)
+        if config.get("tokenizer_class") == "ChatGLMTokenizer" and is_sentence_piece:
+            return _chatglm(path / "tokenizer.model", config)
         with existing_directory():  # transformers asks for one
             from transformers import AutoTokenizer
 
@@ -100,6 +104,18 @@ def load_directory_tokenizer(path: Path) -> Tokenizer | None:
         return Tokenizer(tokenizer)
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
         raise CheckpointError(f"{path}: the tokenizer cannot be loaded: {one_line(error)}") from error
+
+
+def _chatglm(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from fdpp.tokenizers.chatglm import load_chatglm
+
+    return Tokenizer(load_chatglm(path, config))
+
+
+def _tokenizer_config(path: Path) -> Mapping[str, Any]:
+    file = path / "tokenizer_config.json"
+    content = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_installed(module: str) -> bool:

@@ -55,6 +55,13 @@ def load_gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer | None:
         raise CheckpointError(f"the tokenizer cannot be built: {one_line(error)}") from error
 
 
+def wrap_sentence_piece(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """The tokenizer of a SentencePiece vocabulary that is described by a GGUF file's keys."""
+    tokens = metadata[_PREFIX + "tokens"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return _wrap(_sentence_piece(tokens, vocabulary, metadata), tokens, metadata, adds_bos=False)
+
+
 def end_of_text_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
     """The ids that end a text: those that the metadata name, and the tokens that are ends by their text.
 
