@@ -50,21 +50,17 @@ def attend_step(cache: KVCache, cache_seqlens: Tensor, rereferences: Tensor | No
 
 def attend_prompt(cache: KVCache, start: int, stop: int, device: torch.device) -> Attend:
     """Attention of positions ``start`` to ``stop`` of one sequence over everything up to each of them."""
-
-    @functools.cache
-    def steps() -> list[tuple[slice, Attend]]:
-        """As many queries at a time as a step may have."""
-        ends = [*range(start + _MAX_DECODE_QUERIES, stop, _MAX_DECODE_QUERIES), stop]
-        lengths = torch.tensor(ends, dtype=torch.int32, device=device)
-        pieces = zip([0, *(end - start for end in ends)], ends, lengths.split(1), strict=False)
-        return [(slice(first, end - start), attend_step(cache, length, None)) for first, end, length in pieces]
-
+    if stop - start <= _MAX_DECODE_QUERIES:
+        return attend_step(cache, torch.tensor([stop], dtype=torch.int32, device=device), None)
+    ends = [*range(start + _MAX_DECODE_QUERIES, stop, _MAX_DECODE_QUERIES), stop]
+    steps = functools.cache(functools.partial(_attend_steps, cache, ends, device))
     mask = functools.cache(functools.partial(_mask, start=start, stop=stop, device=device))
 
     def attend(attention: Attention, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         # torch's attention has neither soft caps nor, without a mask per head, slopes.
-        if len(steps()) == 1 or attention.softcap or attention.alibi_slopes is not None:
-            return torch.cat([step(attention, q[:, piece], keys, values) for piece, step in steps()], dim=1)
+        if attention.softcap or attention.alibi_slopes is not None:
+            pieces = zip(steps(), q.split(_MAX_DECODE_QUERIES, dim=1), strict=True)
+            return torch.cat([step(attention, piece, keys, values) for step, piece in pieces], dim=1)
         window = attention.window
         first = _first_key(window, start)
         k, v = (cache.gather(cached, first, stop).transpose(1, 2) for cached in (keys, values))
@@ -80,6 +76,12 @@ def attend_prompt(cache: KVCache, start: int, stop: int, device: torch.device) -
         return out.transpose(1, 2).contiguous()
 
     return attend
+
+
+def _attend_steps(cache: KVCache, ends: list[int], device: torch.device) -> list[Attend]:
+    """Attention of as many queries at a time as a step may have; the positions of each piece end before its number."""
+    lengths = torch.tensor(ends, dtype=torch.int32, device=device)
+    return [attend_step(cache, length, None) for length in lengths.split(1)]
 
 
 @functools.cache

@@ -31,8 +31,20 @@ def test_logits_equal_those_of_transformers(checkpoints, variant, page):
         assert_logits_close(logits, reference_logits(model, ids)[count - 1 :])
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_greedy_tokens_equal_those_of_transformers(checkpoints, variant):
+    path, model = checkpoints(variant)
+    prompts = [sequence[:length] for sequence, length in zip(random_sequences(6), (30, 1, 17), strict=True)]
+    answers = LLM(path, dtype="float32").generate(prompts, max_new_tokens=12, ignore_eos=True)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = list(prompt)
+        for _ in range(12):
+            ids.append(int(reference_logits(model, ids)[-1].argmax()))
+        assert answer.token_ids == ids[len(prompt) :]
+
+
 @pytest.mark.parametrize("page", [None, 8])
-@pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen2-window"])
+@pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen2-window", "bloom", "gemma2", "opt", "glm"])
 def test_prefill_in_chunks_changes_nothing(checkpoints, variant, page, monkeypatch):
     path, model = checkpoints(variant)
     ids = random_sequences(2)[0]
