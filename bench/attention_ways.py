@@ -36,12 +36,16 @@ class Problem:
     @functools.cached_property
     def expanded(self) -> list[torch.Tensor]:
         """The copies as ``[2, B, Hq, S, D]``."""
-        repeats = self.q.shape[2] // self.caches[0].shape[3]
-        return [cache.repeat_interleave(repeats, dim=2) for cache in self.heads_first]
+        return [cache.repeat_interleave(self.repeats, dim=2) for cache in self.heads_first]
+
+    @property
+    def repeats(self) -> int:
+        """Query heads of a KV head."""
+        return self.q.shape[2] // self.caches[0].shape[3]
 
     @property
     def grouped(self) -> bool:
-        return self.q.shape[2] != self.caches[0].shape[3]
+        return self.repeats > 1
 
     def pages(self) -> list[torch.Tensor]:
         """The copies as ``[2, B * S / PAGE, PAGE, Hkv, D]``."""
@@ -90,7 +94,7 @@ def torch_sdpa(backend: SDPBackend | None, expanded: bool) -> Way:
     def way(problem: Problem) -> Function:
         if expanded and not problem.grouped:
             raise RuntimeError("every query head has its own keys and values")
-        if backend == SDPBackend.MATH and problem.caches[0].nbytes > MAX_MATH_BYTES:
+        if backend == SDPBackend.MATH and problem.caches[0].nbytes * problem.repeats > MAX_MATH_BYTES:
             raise RuntimeError("it would materialise intermediate results of many times the cache's size")
         q, caches = problem.q.transpose(1, 2), problem.expanded if expanded else problem.heads_first
         grouped = problem.grouped and not expanded
