@@ -57,6 +57,24 @@ inline cudaError_t when_gone(cudaGraph_t graph, cudaHostFn_t done, void* argumen
   return error != cudaSuccess ? error : cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove);
 }
 
+// Of the memory of a multiprocessor, the kernel is to have as shared memory what its resident blocks need; L1 has the
+// rest. Without this hint it runs with what the kernel before it has left. Loads to registers need L1 on their way:
+// after a kernel that had taken all, the direct flat GEMM took 1.7 times as long (bench/results/README.md).
+inline cudaError_t prefer_shared_memory(const void* kernel, int blocks, int shared_bytes) {
+  int device = 0, all = 0, reserved = 0;  // reserved: for the system, of each block
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
+  }
+  if (error != cudaSuccess) return error;
+  const int64_t needed = int64_t{blocks} * (shared_bytes + reserved), percent = (100 * needed + all - 1) / all;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              static_cast<int>(percent < 100 ? percent : 100));
+}
+
 // `overlaps`: the kernel may start before the one in front of it on the stream has ended (CUDA C++ Programming Guide,
 // "Programmatic Dependent Launch and Synchronization").
 inline cudaError_t start(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,

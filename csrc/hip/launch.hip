@@ -83,12 +83,10 @@ Residency prepare(const Kernel& kernel) {
   if (kernel.function == nullptr) return {"there is no kernel for these parameters", 0, false};
   const Uncaptured uncaptured;
   const char* wrong = uncaptured.wrong();
-  // A block has 48 KiB unless its kernel asks for more. What it runs on is then to prefer shared memory to L1, a hint.
+  // A block has 48 KiB unless its kernel asks for more.
   if (wrong == nullptr && kernel.shared_bytes > 48 * 1024) {
     wrong = problem(
         hipFuncSetAttribute(kernel.function, hipFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
-    static_cast<void>(
-        problem(hipFuncSetAttribute(kernel.function, hipFuncAttributePreferredSharedMemoryCarveout, 100)));
   }
   int blocks = 0;
   if (wrong == nullptr) {
@@ -98,6 +96,7 @@ Residency prepare(const Kernel& kernel) {
   hipFuncAttributes attributes{};
   if (wrong == nullptr) wrong = problem(hipFuncGetAttributes(&attributes, kernel.function));
   if (wrong == nullptr && blocks == 0) wrong = "the kernel wants more shared memory or registers than the device has";
+  if (wrong == nullptr) wrong = problem(prefer_shared_memory(kernel.function, blocks, kernel.shared_bytes));
   return {wrong, blocks, waits_for_producers(attributes.ptxVersion)};
 }
 
