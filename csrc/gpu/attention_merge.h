@@ -44,7 +44,8 @@ class AttentionMerge {
     load(o, from, share, share.vector, share.team, count);
     add_up(o, from, sums, share, count, partial, nullptr);
     const int row = Arch::thread_index();
-    if (partial != nullptr && row < block_.num_rows) {
+    // All rows: the sums travel by vectors, in which rows that exist may lie beside others.
+    if (partial != nullptr && row < kRowTile) {
       partial[kRowTile * D + row] = Arch::shared_load(result_ + row);
       partial[kRowTile * (D + 1) + row] = Arch::shared_load(result_ + kRowTile + row);
     }
@@ -247,7 +248,7 @@ class AttentionMerge {
     for (int mask = 1; mask < kTeam; mask *= 2) sum += Arch::shuffle_xor(sum, mask);
     // Without a key the row is 0.
     if (sink.l != 0.0f && sum != 0.0f) sum += sink.l * reference.weight<Arch>(sink.reference);
-    if (exists && member == 0) {
+    if (member == 0) {
       Arch::shared_store(result_ + row, sum);
       Arch::shared_store(result_ + kRowTile + row, reference.r_max);
     }
