@@ -131,7 +131,9 @@ def tiny_model(variant: str) -> torch.nn.Module:
     config_name, changes = (VARIANTS | LENGTH_DEPENDENT)[variant]
     config = getattr(transformers, config_name)(**(changes if variant in OWN_NAMES else _COMMON | changes))
     torch.manual_seed(sum(map(ord, variant)))
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    # Some versions take sdpa for Gemma 2, too, which leaves soft caps out.
+    options = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
