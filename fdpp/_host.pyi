@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 HEAD_DIMS: tuple[int, ...]
+GUARDS: dict[str, tuple[float, float]]
 
 class BuildInfo(TypedDict):
     compiler: str

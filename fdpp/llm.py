@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from fdpp import library
+from fdpp import calibration, library
+from fdpp.calibration import Calibration
 from fdpp.checkpoints import open_checkpoint
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.checkpoints.loading import Progress, load_weights
@@ -76,6 +77,9 @@ class LLM:
             one and reads the tokens of each step before the next.
         generation_config: whether the sampling options that the model's ``generation_config.json`` names are the
             defaults of :meth:`generate`, as its makers meant them; they stand in :attr:`default_sampling`.
+        phi: the references that softmaxes begin with: ``"auto"`` takes those of :meth:`calibrate` or ``fdpp calibrate``
+            that lie with the model's files or among the user's own, where there are any; a path names a file; None or
+            ``"none"`` stands for 0. What is in use stands in :attr:`calibration`.
         progress: called with (tensors loaded, tensors in all, name) while loading.
 
     Raises:
@@ -95,6 +99,7 @@ class LLM:
         num_threads: int | None = None,
         capture: bool = True,
         generation_config: bool = True,
+        phi: str | Path | None = "auto",
         progress: Progress | None = None,
     ) -> None:
         self.device = _device(device)
@@ -109,6 +114,7 @@ class LLM:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         checkpoint, self.model = open_model(model)
+        self._name = Path(model).name
         self.max_seq_len = min(max_seq_len or self.model.max_positions, self.model.max_positions)
         self.max_batch_size, self.page_size = max_batch_size, page_size
         self.tokenizer, self.eos_token_ids = checkpoint.tokenizer, checkpoint.eos_token_ids
@@ -116,6 +122,7 @@ class LLM:
             self.default_sampling = sampling_defaults(checkpoint.generation_config if generation_config else {})
             load_weights(checkpoint, self.model.weights(), self.dtype, self.device, progress)
             self.model.reserve(0)
+        self.calibration = _calibration(phi, self.model, checkpoint.path)
         self._capture = GraphCapture(self.device) if capture and self.device.type == "cuda" else None
 
     def generate(
@@ -228,6 +235,39 @@ class LLM:
         prompt = self._require_tokenizer().encode_chat(messages, **variables)
         return self.generate(prompt, **{name: value for name, value in options.items() if name in _OPTIONS})
 
+    def calibrate(
+        self,
+        text: str | None = None,
+        *,
+        max_tokens: int = 2048,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Calibration:
+        """Fit phi to the logits of a text. **Mutates** the model, which uses it from then on.
+
+        Args:
+            text: None stands for one that ships with fdpp.
+            max_tokens: the rest of the text is left out. A head's logits take ``4 * max_tokens ** 2`` bytes.
+            progress: called with the number of layers seen and their number in all.
+
+        Returns:
+            the calibration, whose ``write`` saves it for ``phi=``.
+
+        Raises:
+            RequestError: a text of fewer than two tokens, or one whose cache would not fit into memory.
+        """
+        from fdpp.calibration import measure
+
+        limit = min(integer("max_tokens", max_tokens, 2), self.max_seq_len)
+        ids = self._require_tokenizer().encode(measure.own_text() if text is None else text)[:limit]
+        if len(ids) < 2:
+            raise RequestError(f"text: expected at least 2 tokens, got {len(ids)}")
+        source = "the text that ships with fdpp" if text is None else f"{' '.join(text.split())[:60]}..."
+        with torch.autocast(self.device.type, enabled=False):
+            found = measure.calibrate(self.model, ids, self._name, source, progress)
+        found.apply(self.model)
+        self.calibration = found
+        return found
+
     @property
     def _decode(self) -> Callable[[Sequence[int]], str]:
         return self.tokenizer.decode if self.tokenizer else _no_text
@@ -285,6 +325,17 @@ def open_model(model: str | Path) -> tuple[Checkpoint, Model]:
 
 _OPTIONS = frozenset(inspect.signature(LLM.generate).parameters) - {"self", "prompts"}
 _MAX_COMPLETIONS = 1 << 16  # of a prompt
+
+
+def _calibration(phi: str | Path | None, model: Model, path: Path) -> Calibration | None:
+    """What ``LLM(phi=...)`` stands for, applied to the model."""
+    if phi is None or phi == "none":
+        return None
+    if phi == "auto":
+        return calibration.find(model, path)
+    found = calibration.read(Path(phi))
+    found.apply(model)
+    return found
 
 
 def _no_text(ids: Sequence[int]) -> str:

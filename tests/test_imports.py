@@ -15,11 +15,12 @@ ROOT = Path(__file__).parents[1]
 
 # Folder or module: what it does not import, with all that lies below.
 FORBIDDEN = {
-    "fdpp.engine": {"fdpp.checkpoints", "fdpp.models", "fdpp.llm", "fdpp.cli"},
+    "fdpp.engine": {"fdpp.calibration", "fdpp.checkpoints", "fdpp.models", "fdpp.llm", "fdpp.cli"},
     "fdpp.models": {"fdpp.checkpoints", "fdpp.tokenizers", "fdpp.llm", "fdpp.cli"},
     "fdpp.checkpoints": {"fdpp.engine", "fdpp.models", "fdpp.llm", "fdpp.cli"},
     "fdpp.tokenizers": {"fdpp.engine", "fdpp.models", "fdpp.checkpoints", "fdpp.llm", "fdpp.cli", "fdpp.ops"},
     "fdpp.ops": {"fdpp.engine", "fdpp.models", "fdpp.checkpoints", "fdpp.tokenizers", "fdpp.llm", "fdpp.cli"},
+    "fdpp.calibration": {"fdpp.checkpoints", "fdpp.models", "fdpp.llm", "fdpp.cli"},
     "fdpp.llm": {"fdpp.cli"},
 }
 

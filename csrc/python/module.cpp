@@ -19,6 +19,7 @@
 #include "common/head_dims.h"
 #include "common/library.h"
 #include "common/linear_choice.h"
+#include "common/softmax_state.h"
 
 namespace py = pybind11;
 
@@ -108,6 +109,14 @@ bool advise_huge_pages(uintptr_t address, int64_t num_bytes) {
 #endif
 }
 
+// How far below and above its reference a logit may lie before the reference moves, in log2 units.
+py::dict guards() {
+  py::dict result;
+  result["wide"] = py::make_tuple(fdpp::WideGuard::kLow, fdpp::WideGuard::kHigh);
+  result["narrow"] = py::make_tuple(fdpp::NarrowGuard::kLow, fdpp::NarrowGuard::kHigh);
+  return result;
+}
+
 py::dict build_info() {
   py::dict result;
   result["compiler"] = __VERSION__;
@@ -121,6 +130,7 @@ PYBIND11_MODULE(_host, m) {
   using namespace py::literals;
   m.doc() = "The host functions of fdpp's compiled libraries. Loading them is the work of fdpp.library.";
   m.attr("HEAD_DIMS") = py::tuple(py::cast(std::vector<int>(std::begin(fdpp::kHeadDims), std::end(fdpp::kHeadDims))));
+  m.attr("GUARDS") = guards();
   m.def("build_info", &build_info, "The ``compiler`` of this build, and the version of torch's ABI that it targets.");
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "num_bytes"_a,
         "Ask the system to back the whole pages of memory that nobody has touched yet with huge ones. False where it "

@@ -15,11 +15,18 @@ import traceback
 from typing import NoReturn
 
 from fdpp import __version__
-from fdpp.cli import bench, explain, generate, info, tune
+from fdpp.cli import bench, calibrate, explain, generate, info, tune
 from fdpp.errors import FdppError, one_line
 from fdpp.working_directory import existing_directory
 
-COMMANDS = {"generate": generate, "info": info, "explain": explain, "tune": tune, "bench": bench}
+COMMANDS = {
+    "generate": generate,
+    "info": info,
+    "explain": explain,
+    "tune": tune,
+    "calibrate": calibrate,
+    "bench": bench,
+}
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT

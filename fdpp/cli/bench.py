@@ -9,7 +9,7 @@ import argparse
 import statistics
 
 from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model
-from fdpp.cli.summary import render_summary
+from fdpp.cli.summary import describe_softmax, render_summary
 from fdpp.timing import memory_bandwidth
 
 TEXT = "The quick brown fox jumps over the lazy dog. "
@@ -37,5 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
         timings = [completion.timings for completion in completions]
         rates.append(sum(t.decode_tokens for t in timings) / max(t.decode_seconds for t in timings))
         print(f"round {number} of {arguments.rounds}, batch {arguments.batch}")
-        print(render_summary(timings, bytes_per_step, memory_bandwidth(arguments.device)), flush=True)
+        softmax = describe_softmax(llm, timings)
+        print(render_summary(timings, bytes_per_step, memory_bandwidth(arguments.device), softmax=softmax), flush=True)
     print(f"median   {statistics.median(rates):.1f} decode tokens/s ({min(rates):.1f}..{max(rates):.1f})")

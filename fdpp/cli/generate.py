@@ -17,14 +17,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model, number, text
-from fdpp.cli.summary import render_summary
+from fdpp.cli.summary import describe_softmax, render_summary
+from fdpp.cli.text_files import decode, read_text
 from fdpp.errors import RequestError, one_line
 from fdpp.timing import memory_bandwidth
 
 if TYPE_CHECKING:
     from fdpp import LLM
-
-MAX_PROMPT_BYTES = 64 * 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +120,8 @@ def run(arguments: argparse.Namespace) -> None:
     timings = completion.timings
     bytes_per_step = llm.model.step_bytes(timings.prompt_tokens + timings.decode_tokens // 2)
     sampling = completion.sampling if llm.default_sampling != SamplingOptions() else None
-    summary = render_summary([timings], bytes_per_step, memory_bandwidth(arguments.device), sampling)
+    bandwidth = memory_bandwidth(arguments.device)
+    summary = render_summary([timings], bytes_per_step, bandwidth, sampling, describe_softmax(llm, [timings]))
     print(f"\n{summary}", file=sys.stderr)
 
 
@@ -144,10 +144,9 @@ def encode_prompt(llm: LLM, prompt: str, variables: dict[str, Any], arguments: a
 def read_prompt(arguments: argparse.Namespace) -> str:
     """The text of ``--prompt`` or ``--prompt-file``."""
     if arguments.prompt is None:
-        data = read_bytes(arguments.prompt_file, "prompt")
+        prompt = read_text(arguments.prompt_file, "prompt")
     else:
-        data = arguments.prompt.encode("utf-8", "surrogateescape")
-    prompt = decode(data, "prompt")
+        prompt = decode(arguments.prompt.encode("utf-8", "surrogateescape"), "prompt")
     if not prompt:
         raise RequestError("expected a prompt, got an empty text")
     return prompt
@@ -158,31 +157,12 @@ def read_variables(arguments: argparse.Namespace) -> dict[str, Any]:
     variables = dict(arguments.template_arg)
     if arguments.tools is not None:
         try:
-            variables["tools"] = json.loads(decode(read_bytes(arguments.tools, "file of tools"), "file of tools"))
+            variables["tools"] = json.loads(read_text(arguments.tools, "file of tools"))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"{arguments.tools}: expected a JSON list of tools: {one_line(error)}") from error
     if variables and arguments.raw:
         raise RequestError(f"--raw: expected no variables of a chat template beside it, got {', '.join(variables)}")
     return variables
-
-
-def read_bytes(file_name: str, what: str) -> bytes:
-    """The content of a file of bounded size; ``-`` is stdin."""
-    if file_name == "-":
-        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-    else:
-        with open(file_name, "rb") as file:
-            data = file.read(MAX_PROMPT_BYTES + 1)
-    if len(data) > MAX_PROMPT_BYTES:
-        raise RequestError(f"expected a {what} of at most {MAX_PROMPT_BYTES >> 20} MiB, got more")
-    return data
-
-
-def decode(data: bytes, what: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"expected a {what} in UTF-8, got byte 0x{data[error.start]:02x} at {error.start}") from None
 
 
 class StreamClock:

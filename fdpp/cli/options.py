@@ -54,8 +54,8 @@ def text(argument: str) -> str:
         raise argparse.ArgumentTypeError(f"expected a text in UTF-8, got {argument[:40]!r}") from None
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model runs, and where."""
+def add_model(parser: argparse.ArgumentParser, phi: bool = True) -> None:
+    """The options that say which model runs, and where; and, unless not ``phi``, with which calibration."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=True, metavar="M", help="a Hugging Face directory or id, or a GGUF file")
     group.add_argument("--device", default="cpu", help="device to run on (default: %(default)s)")
@@ -75,6 +75,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-capture", action="store_true", help="on a GPU, run decode steps eagerly instead of from a captured graph"
     )
+    if phi:
+        group.add_argument(
+            "--phi",
+            default="auto",
+            metavar="FILE",
+            help="a result of `fdpp calibrate`, or none (default: the model's own or yours, where there is one)",
+        )
 
 
 def load_model(arguments: argparse.Namespace, **options: Any) -> LLM:
@@ -82,6 +89,7 @@ def load_model(arguments: argparse.Namespace, **options: Any) -> LLM:
     from fdpp import LLM
     from fdpp.cli.progress import progress_bar
 
+    options = {"phi": getattr(arguments, "phi", None)} | options
     with progress_bar() as progress:
         return LLM(
             arguments.model,

@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fdpp import LLM
     from fdpp.engine.sequence import Timings
 
 
-def render_summary(timings: Sequence[Timings], bytes_per_step: int, bandwidth: float, sampling: object = None) -> str:
+def render_summary(
+    timings: Sequence[Timings],
+    bytes_per_step: int,
+    bandwidth: float,
+    sampling: object = None,
+    softmax: str | None = None,
+) -> str:
     """The figures of a batch that was decoded together, one line per topic.
 
     Args:
@@ -17,6 +24,7 @@ def render_summary(timings: Sequence[Timings], bytes_per_step: int, bandwidth: f
         bytes_per_step: bytes of weights and KV cache that one decode step of the batch reads.
         bandwidth: bytes per second from memory (:func:`fdpp.timing.memory_bandwidth`), which bounds decoding.
         sampling: how the tokens were chosen, where ``generation_config.json`` had a say in it.
+        softmax: of :func:`describe_softmax`.
     """
     prompt_tokens = sum(t.prompt_tokens for t in timings)
     rows = [("prompt", rate(prompt_tokens, sum(t.prompt_seconds for t in timings)))]
@@ -35,8 +43,18 @@ def render_summary(timings: Sequence[Timings], bytes_per_step: int, bandwidth: f
         ]
     if sampling is not None:
         rows.append(("sampling", f"{sampling} (defaults of generation_config.json; --no-generation-config)"))
-    rows.append(("softmax", f"guard moved {timings[0].rereferences} times"))
+    if softmax is not None:
+        rows.append(("softmax", softmax))
     return "\n".join(f"{name:9s}{text}" for name, text in rows)
+
+
+def describe_softmax(llm: LLM, timings: Sequence[Timings]) -> str:
+    """How often references moved in a batch, of all softmaxes of its steps, and where they began."""
+    moved, steps = timings[0].rereferences, sum(t.decode_tokens for t in timings)
+    softmaxes = steps * sum(attention.num_heads for attention in llm.model.attentions)
+    share = f" ({moved / softmaxes:.2%} of rows and heads)" if softmaxes else ""
+    phi = "0; see `fdpp calibrate`" if llm.calibration is None else llm.calibration.path or llm.calibration.text
+    return f"guard moved {moved} times{share}; phi: {phi}"
 
 
 def rate(tokens: int, seconds: float) -> str:

@@ -38,6 +38,7 @@ def attend_step(cache: KVCache, cache_seqlens: Tensor, rereferences: Tensor | No
             cache_seqlens,
             cache.block_table,
             softmax_scale=attention.softmax_scale,
+            phi=attention.phi,
             window=attention.window,
             softcap=attention.softcap,
             alibi_slopes=_on_device(attention.alibi_slopes, q.device),

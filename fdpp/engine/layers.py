@@ -219,6 +219,7 @@ class Attention(Part):
         q_norm, k_norm: norms of each head, or of all heads as one, before they are rotated.
         softmax_scale, softcap: as in :func:`fdpp.ops.decode_attention`.
         alibi_slopes: of each query head, likewise; None for none.
+        phi: the first reference of each query head's softmax, float32 ``[Hq]``; None for 0.
     """
 
     qkv: Linear
@@ -233,6 +234,7 @@ class Attention(Part):
     softmax_scale: float | None = None
     softcap: float = 0.0
     alibi_slopes: tuple[float, ...] | None = None
+    phi: Tensor | None = None
 
     def __call__(self, x: Tensor, keys: Tensor, values: Tensor, run: Pass) -> Tensor:
         """Append to the cache, which is **mutated**, and attend to it."""

@@ -11,7 +11,7 @@ from fdpp.engine.attend import attend_prompt, attend_step
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.layers import Attention, Embedding, Head, Layer, Linear, Norm, Pass
 from fdpp.engine.part import Part
-from fdpp.engine.rope import Rotary
+from fdpp.engine.rope import Rotary, Tables
 from fdpp.weights import Weight
 
 PREFILL_CHUNK = 1024  # tokens; bounds the memory of activations and masks
@@ -91,7 +91,7 @@ class Model(Part):
         """
         tables = {rotary: rotary.tables for rotary in self._rotaries}
         run = Pass(positions, cache.block_table, tables, attend_step(cache, cache_seqlens, cache.rereferences))
-        return self.head(self._forward(tokens[:, None], cache, run)[:, 0])
+        return self.head(self.forward(tokens[:, None], cache, run)[:, 0])
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Run a whole prompt and predict its continuation.
@@ -103,16 +103,20 @@ class Model(Part):
         Returns:
             logits ``[V]`` after the last token.
         """
-        tables = {rotary: rotary.prompt_tables(len(tokens)) for rotary in self._rotaries}
+        tables = self.prompt_tables(len(tokens))
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = tokens[None, start : start + PREFILL_CHUNK]
             stop = start + chunk.shape[1]
             positions = torch.arange(start, stop, dtype=torch.int32, device=tokens.device)[None]
             run = Pass(positions, cache.block_table, tables, attend_prompt(cache, start, stop, self.device))
-            hidden = self._forward(chunk, cache, run)
+            hidden = self.forward(chunk, cache, run)
         return self.head(hidden[0, -1:])[0]
 
-    def _forward(self, tokens: Tensor, cache: KVCache, run: Pass) -> Tensor:
+    def prompt_tables(self, length: int) -> dict[Rotary, Tables]:
+        """The tables of each rotary embedding for a prompt of that length."""
+        return {rotary: rotary.prompt_tables(length) for rotary in self._rotaries}
+
+    def forward(self, tokens: Tensor, cache: KVCache, run: Pass) -> Tensor:
         """The normed output of the last layer, ``[B, S, H]``, for tokens ``[B, S]``; appends to the cache."""
         x = self.embedding(tokens, run.positions)
         # The stream is float32: rounding it to a narrow dtype would cost more than all else that is rounded.

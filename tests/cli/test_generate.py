@@ -28,7 +28,9 @@ def test_text_goes_to_stdout_and_figures_to_stderr(fdpp, tiny_model, llm):
     assert re.fullmatch(rf"prompt +{len(expected.prompt_token_ids)} tokens in [\d.]+ s, [\d.]+ tokens/s", prompt)
     assert re.fullmatch(r"decode +5 tokens in [\d.]+ s, [\d.]+ tokens/s, [\d.]+ ms/token", decode)
     assert re.fullmatch(r"memory +[\d.]+ MB/token, [\d.]+ GB/s: \d+% of the bandwidth bound \([\d.]+ GB/s\)", memory)
-    assert re.fullmatch(r"softmax +guard moved \d+ times", softmax)
+    assert re.fullmatch(
+        r"softmax +guard moved \d+ times \([\d.]+% of rows and heads\); phi: 0; see `fdpp calibrate`", softmax
+    )
 
 
 def test_a_chat_model_gets_its_template(fdpp, tiny_model, llm):
@@ -74,7 +76,7 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
     monkeypatch.setattr("fdpp.LLM", FakeLLM, raising=False)
     outcome = fdpp(
         *("generate", "--model", "m", "--prompt", "p", "--device", "cpu", "--dtype", "float16", "--threads", 1),
-        "--no-capture",
+        *("--no-capture", "--phi", "none"),
         *("--max-seq-len", 99, "--page-size", 16, "--max-new-tokens", 7, "--temperature", 0.5, "--top-k", 3),
         *("--top-p", 0.25, "--seed", 11, "--stop", "a", "--stop", "b", "--ignore-eos", "--min-p", 0.125),
         *("--repetition-penalty", 1.5, "--stop-token-id", 4, "--stop-token-id", 5, "--no-generation-config"),
@@ -82,7 +84,7 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
     assert (outcome.code, outcome.err) == (2, "fdpp: error: MemoryError: far enough\n")
     del seen["stream"]
     assert seen == {
-        "capture": False,
+        "capture": False, "phi": "none",
         "model": "m", "device": "cpu", "dtype": "float16", "num_threads": 1, "max_seq_len": 99, "page_size": 16,
         "max_batch_size": 1, "progress": None, "prompt": "p", "max_new_tokens": 7, "temperature": 0.5, "top_k": 3,
         "top_p": 0.25, "seed": 11, "stop": ("a", "b"), "ignore_eos": True, "min_p": 0.125, "repetition_penalty": 1.5,

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from fdpp.engine import kv_cache
 from fdpp.llm import LLM
 from tests.engine.helpers import forced_logits, reference_logits
 
@@ -112,3 +113,47 @@ def test_tokens_equal_those_of_the_hugging_face_tokenizer(llm):
     text = "Hello  world\n\n x'll 42 é 日本 😀 ok"
     assert llm.tokenizer.decode(encode(text)) == text
     assert encode("a<|im_end|>b")[1] == 2
+
+
+# Not in the text that ships with fdpp: the beginnings of Moby Dick and of A Tale of Two Cities, and a program.
+HELD_OUT = """Call me Ishmael. Some years ago--never mind how long precisely--having little or no money in my purse, and
+nothing particular to interest me on shore, I thought I would sail about a little and see the watery part of the world.
+It is a way I have of driving off the spleen and regulating the circulation. Whenever I find myself growing grim about
+the mouth; whenever it is a damp, drizzly November in my soul; whenever I find myself involuntarily pausing before
+coffin warehouses, and bringing up the rear of every funeral I meet; then, I account it high time to get to sea.
+
+It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it was the
+epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of Darkness, it was the
+spring of hope, it was the winter of despair, we had everything before us, we had nothing before us.
+
+def primes(limit):
+    sieve = [True] * (limit + 1)
+    for n in range(2, int(limit**0.5) + 1):
+        if sieve[n]:
+            sieve[n * n :: n] = [False] * len(sieve[n * n :: n])
+    return [n for n in range(2, limit + 1) if sieve[n]]
+"""
+
+
+def test_a_calibration_keeps_references_where_they_are(real_model):
+    """On text that the calibration has not seen, fed token by token, as decoding does."""
+    llm = LLM(real_model, dtype="bfloat16", phi=None)
+    ids = llm.tokenizer.encode(HELD_OUT)
+
+    def moves() -> int:
+        cache = kv_cache.allocate(llm.model.attentions, [len(ids)], llm.dtype, llm.device)
+        llm.model.reserve(len(ids))
+        with torch.inference_mode():
+            llm.model.prefill(torch.tensor(ids[:1]), cache.row(0))
+            for place, token in enumerate(ids[1:], start=1):
+                position = torch.tensor([place], dtype=torch.int32)
+                llm.model.step(torch.tensor([token]), position[:, None], position + 1, cache)
+        return int(cache.rereferences.sum())
+
+    softmaxes = (len(ids) - 1) * 30 * 9
+    before = moves()
+    found = llm.calibrate()
+    assert found.tokens > 1500
+    after = moves()
+    assert after < 0.01 * softmaxes  # the goal
+    assert after < 0.6 * before
