@@ -38,6 +38,14 @@ class KVCache:
         keys, values = ([tensor[only] for tensor in tensors] for tensors in (self.keys, self.values))
         return replace(self, keys=keys, values=values)
 
+    def of_row(self, cached: Tensor, index: int) -> Tensor:
+        """Of the keys or values of a layer, what :meth:`row` has of them."""
+        return cached if self.block_table is not None else cached[index : index + 1]
+
+    def pages_of(self, rows: Tensor) -> Tensor:
+        """The block table int32 ``[T, pages]`` of tokens of these rows; a contiguous cache has a page for each row."""
+        return rows[:, None].int() if self.block_table is None else self.block_table[rows]
+
     def copy(self, source: int, target: int, length: int) -> None:
         """**Mutates** the cache: gives sequence ``target`` the first ``length`` positions of sequence ``source``."""
         for cached in (*self.keys, *self.values):

@@ -1,4 +1,4 @@
-"""A model: a stack of blocks, run over a chunk of one prompt (prefill) or a token of each sequence (step)."""
+"""A model: a stack of blocks, run over a token of each sequence (step) or over prompts (prefill.py)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fdpp.engine.attend import attend_prompt, attend_step
+from fdpp.engine.attend import attend_step
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.layers import Attention, Embedding, Head, Layer, Linear, Norm, Pass
 from fdpp.engine.part import Part
 from fdpp.engine.rope import Rotary, Tables
 from fdpp.weights import Weight
-
-PREFILL_CHUNK = 1024  # tokens; bounds the memory of activations and masks
 
 
 class Model(Part):
@@ -93,28 +91,13 @@ class Model(Part):
         run = Pass(positions, cache.block_table, tables, attend_step(cache, cache_seqlens, cache.rereferences))
         return self.head(self.forward(tokens[:, None], cache, run)[:, 0])
 
-    def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Run a whole prompt and predict its continuation.
-
-        Args:
-            tokens: int64 ``[S]``, S at least 1.
-            cache: of one sequence (:meth:`KVCache.row`); **mutated**: filled from position 0.
-
-        Returns:
-            logits ``[V]`` after the last token.
-        """
-        tables = self.prompt_tables(len(tokens))
-        for start in range(0, len(tokens), PREFILL_CHUNK):
-            chunk = tokens[None, start : start + PREFILL_CHUNK]
-            stop = start + chunk.shape[1]
-            positions = torch.arange(start, stop, dtype=torch.int32, device=tokens.device)[None]
-            run = Pass(positions, cache.block_table, tables, attend_prompt(cache, start, stop, self.device))
-            hidden = self.forward(chunk, cache, run)
-        return self.head(hidden[0, -1:])[0]
-
     def prompt_tables(self, length: int) -> dict[Rotary, Tables]:
         """The tables of each rotary embedding for a prompt of that length."""
         return {rotary: rotary.prompt_tables(length) for rotary in self._rotaries}
+
+    def prompt_kind(self, length: int) -> int:
+        """Prompts of one kind have the same :meth:`prompt_tables`."""
+        return length if any(rotary.depends_on(length) for rotary in self._rotaries) else 0
 
     def forward(self, tokens: Tensor, cache: KVCache, run: Pass) -> Tensor:
         """The normed output of the last layer, ``[B, S, H]``, for tokens ``[B, S]``; appends to the cache."""

@@ -67,10 +67,14 @@ class Rotary(Part):
 
     def prompt_tables(self, length: int) -> Tables:
         """The tables of a prompt: those of the steps, unless the prompt's length changes the frequencies."""
-        limit = changes_beyond(self.config)
-        if limit is None or length <= limit:
+        if not self.depends_on(length):
             return self.tables
         return self._on_device(prompt_tables, length, self.tables[0].device)
+
+    def depends_on(self, length: int) -> bool:
+        """Whether a prompt of that length has tables of its own."""
+        limit = changes_beyond(self.config)
+        return limit is not None and length > limit
 
     def _on_device(self, tables: Callable[..., Tables], length: int, device: torch.device) -> Tables:
         divisors = None if self.divisors is None else self.divisors.tensor.cpu()

@@ -1,4 +1,4 @@
-"""The loop around the model: prefill each prompt, then step the whole batch until every sequence has ended."""
+"""The loop around the model: prefill all prompts, then step the whole batch until every sequence has ended."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fdpp.engine.graph import MIN_STEPS, Capture, StepGraph, read_tokens
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.logprobs import LogprobRecorder
 from fdpp.engine.model import Model
+from fdpp.engine.prefill import prefill
 from fdpp.engine.sampling import NOT_FINITE, Sampler
 from fdpp.engine.sequence import Sequence
 from fdpp.errors import FdppError
@@ -63,22 +64,15 @@ def run_batch(
             recorder.add(logits, tokens)
         return tokens
 
-    logits: list[torch.Tensor] = []
-    for row, sequence in enumerate(batch):
-        start = time.perf_counter()
-        if row and sequence.prompt is batch[row - 1].prompt:  # one more completion of the same prompt
-            cache.copy(row - 1, row, len(sequence.prompt))
-            logits.append(logits[-1])
-        else:
-            prompt = torch.tensor(sequence.prompt, dtype=torch.int64, device=device)
-            logits.append(model.prefill(prompt, cache.row(row)))
-        _synchronize(device)
+    begun = prefill(model, [sequence.prompt for sequence in batch], cache)
+    for sequence, tokens_computed, seconds in zip(batch, begun.tokens, begun.seconds, strict=True):
         sequence.timings.prompt_tokens = len(sequence.prompt)
-        sequence.timings.prompt_seconds = time.perf_counter() - start
+        sequence.timings.prompt_tokens_computed = tokens_computed
+        sequence.timings.prompt_seconds = seconds
 
     start = time.perf_counter()
     is_greedy = recorder is None and all(sequence.sampling.temperature == 0 for sequence in batch)
-    launched = _launch(model, batch, cache, torch.stack(logits), choose, is_greedy, capture)
+    launched = _launch(model, batch, cache, begun.logits, choose, is_greedy, capture)
     running = list(enumerate(batch))
     for step, tokens in enumerate(read_tokens(launched, ahead=0 if capture is None else 1)):
         now = time.perf_counter()
@@ -135,8 +129,3 @@ def _launch(
             positions[row], seqlens[row], advance[row] = -1, 0, 0  # idles from now on
         running -= ended
         yield tokens.copy_(run() if is_greedy else choose(run(), step))
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)

@@ -14,7 +14,8 @@ class Timings:
 
     Attributes:
         prompt_tokens: tokens of the prompt.
-        prompt_seconds: its prefill, which also yields the first new token.
+        prompt_tokens_computed: those of them that no other prompt of the request, and no earlier request, had computed.
+        prompt_seconds: its prefill, which also yields the first new token: its share of the passes that it was in.
         decode_tokens: new tokens after the first.
         decode_seconds: the steps that yielded them, shared with the rest of the batch.
         rereferences: how often a softmax reference had to move during the steps, over the whole batch. On a GPU this
@@ -22,6 +23,7 @@ class Timings:
     """
 
     prompt_tokens: int = 0
+    prompt_tokens_computed: int = 0
     prompt_seconds: float = 0.0
     decode_tokens: int = 0
     decode_seconds: float = 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fdpp.engine import attend, kv_cache, layers
+from fdpp.engine.prefill import prefill as run_prompts
 from fdpp.llm import LLM
 
 
@@ -28,10 +29,8 @@ def forced_logits(
     """
     cache = kv_cache.allocate(llm.model.attentions, [len(ids) for ids in sequences], llm.dtype, llm.device, page)
     llm.model.reserve(max(len(ids) for ids in sequences))
-    collected = [
-        [llm.model.prefill(torch.tensor(ids[:count], device=llm.device), cache.row(row))]
-        for row, (ids, count) in enumerate(zip(sequences, prefill, strict=True))
-    ]
+    prompts = [list(ids[:count]) for ids, count in zip(sequences, prefill, strict=True)]
+    collected = [[logits] for logits in run_prompts(llm.model, prompts, cache).logits]
     at = list(prefill)
     while any(position < len(ids) for position, ids in zip(at, sequences, strict=True)):
         running = [position < len(ids) for position, ids in zip(at, sequences, strict=True)]

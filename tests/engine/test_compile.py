@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fdpp.engine import kv_cache
+from fdpp.engine.prefill import prefill
 from fdpp.llm import LLM
 from tests.engine.models import VOCAB
 
@@ -16,8 +17,8 @@ def greedy(llm, step, page_size, count=8):
     """Tokens ``[count, B]`` and the graph's inputs as plain tensors, as a server would run it."""
     cache = kv_cache.allocate(llm.model.attentions, [len(p) + count for p in PROMPTS], llm.dtype, llm.device, page_size)
     llm.model.reserve(64)
-    logits = [llm.model.prefill(torch.tensor(p), cache.row(row)) for row, p in enumerate(PROMPTS)]
-    tokens, seqlens = torch.stack(logits).argmax(-1), torch.tensor([len(p) for p in PROMPTS], dtype=torch.int32)
+    logits = prefill(llm.model, PROMPTS, cache).logits
+    tokens, seqlens = logits.argmax(-1), torch.tensor([len(p) for p in PROMPTS], dtype=torch.int32)
     history = [tokens]
     for _ in range(count - 1):
         seqlens = seqlens + 1

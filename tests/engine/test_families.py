@@ -48,7 +48,7 @@ def test_greedy_tokens_equal_those_of_transformers(checkpoints, variant):
 def test_prefill_in_chunks_changes_nothing(checkpoints, variant, page, monkeypatch):
     path, model = checkpoints(variant)
     ids = random_sequences(2)[0]
-    monkeypatch.setattr("fdpp.engine.model.PREFILL_CHUNK", 20)  # three chunks by SDPA, the last one by decode_attention
+    monkeypatch.setattr("fdpp.engine.prefill.CHUNK", 20)  # three chunks by SDPA, the last one by decode_attention
     (logits,) = forced_logits(LLM(path, dtype="float32"), [ids], [len(ids)], page)
     assert_logits_close(logits[0], reference_logits(model, ids)[-1])
 

@@ -203,15 +203,14 @@ def test_several_completions_of_a_prompt(llama):
 
 
 @pytest.mark.parametrize("page_size", [None, 4])
-def test_several_completions_share_the_prefill(checkpoints, monkeypatch, page_size):
+def test_several_completions_share_the_prefill(checkpoints, page_size):
     llm = LLM(checkpoints("mistral-window")[0], dtype="float32", page_size=page_size, max_batch_size=4)
     options = {"max_new_tokens": 9, "temperature": 1.5, "seed": 0, "ignore_eos": True}
     apart = llm.generate([PROMPTS[1]] * 3 + [PROMPTS[0]] * 3, **options)
-    prefill, lengths = llm.model.prefill, []
-    monkeypatch.setattr(llm.model, "prefill", lambda ids, cache: lengths.append(len(ids)) or prefill(ids, cache))
     together = llm.generate([PROMPTS[1], PROMPTS[0]], n=3, **options)
     assert [c.token_ids for c in together] == [c.token_ids for c in apart]
-    assert lengths == [40, 3, 3]  # the second group begins within the second prompt
+    # The second group begins within the second prompt.
+    assert [c.timings.prompt_tokens_computed for c in together] == [40, 0, 0, 3, 3, 0]
 
 
 def test_stop_token_ids(llama):

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from fdpp.engine import kv_cache
+from fdpp.engine.prefill import prefill
 from fdpp.llm import LLM
 from tests.engine.helpers import forced_logits, reference_logits
 
@@ -144,7 +145,7 @@ def test_a_calibration_keeps_references_where_they_are(real_model):
         cache = kv_cache.allocate(llm.model.attentions, [len(ids)], llm.dtype, llm.device)
         llm.model.reserve(len(ids))
         with torch.inference_mode():
-            llm.model.prefill(torch.tensor(ids[:1]), cache.row(0))
+            prefill(llm.model, [ids[:1]], cache)
             for place, token in enumerate(ids[1:], start=1):
                 position = torch.tensor([place], dtype=torch.int32)
                 llm.model.step(torch.tensor([token]), position[:, None], position + 1, cache)
