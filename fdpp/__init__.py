@@ -16,6 +16,7 @@ from fdpp.working_directory import existing_directory
 if TYPE_CHECKING:
     from fdpp import ops
     from fdpp.dataflow import explain
+    from fdpp.engine.prompt_cache import PromptCache
     from fdpp.llm import LLM
 
 try:
@@ -23,9 +24,9 @@ try:
 except PackageNotFoundError:  # imported from a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["LLM", "__version__", "explain", "ops"]
+__all__ = ["LLM", "PromptCache", "__version__", "explain", "ops"]
 
-_LAZY = {"LLM": "fdpp.llm", "explain": "fdpp.dataflow"}
+_LAZY = {"LLM": "fdpp.llm", "PromptCache": "fdpp.engine.prompt_cache", "explain": "fdpp.dataflow"}
 
 
 def __getattr__(name: str) -> object:

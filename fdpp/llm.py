@@ -20,6 +20,7 @@ from fdpp.checkpoints.loading import Progress, load_weights
 from fdpp.dtypes import torch_dtype
 from fdpp.engine.graph import GraphCapture
 from fdpp.engine.model import Model
+from fdpp.engine.prompt_cache import PromptCache
 from fdpp.engine.prompts import Prompts, check_ids, check_tokens, list_of_prompts
 from fdpp.engine.runner import run_batch
 from fdpp.engine.sampling import seeded
@@ -31,6 +32,7 @@ from fdpp.engine.values import integer
 from fdpp.errors import FdppError, RequestError, one_line, prefix_errors, show
 from fdpp.limits import MAX_THREADS
 from fdpp.models import family_of
+from fdpp.session import Session
 from fdpp.tokenizers import Tokenizer
 
 Stream = Callable[[int, str], None]
@@ -143,6 +145,7 @@ class LLM:
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         stream: Stream | None = None,
+        cache: PromptCache | None = None,
     ) -> list[Completion]:
         """Continue prompts.
 
@@ -165,6 +168,7 @@ class LLM:
             stop_token_ids: tokens that end the text as an end-of-text token does, also with ``ignore_eos``.
             ignore_eos: go on after an end-of-text token.
             stream: called with (number of the completion, new text) as soon as text is certain.
+            cache: for one prompt and completion: what it shares with the request before it is not computed again.
 
         Returns:
             ``n`` :class:`Completion` per prompt, in the order of the prompts.
@@ -200,12 +204,14 @@ class LLM:
                         logprobs=None if logprobs is None else [],
                     )
                 )
+        if cache is not None and len(sequences) != 1:
+            raise RequestError(f"cache: expected one prompt and one completion with it, got {len(sequences)}")
         eos = ends if ignore_eos else ends | self.eos_token_ids
         groups = range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size)
         with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
             for start in groups:
                 group = sequences[start : start + self.max_batch_size]
-                run_batch(self.model, group, eos, self.page_size, logprobs, self._capture)
+                run_batch(self.model, group, eos, self.page_size, logprobs, self._capture, cache)
         return [
             Completion(
                 sequence.stream.text,
@@ -231,9 +237,22 @@ class LLM:
         Raises:
             RequestError: as :meth:`generate`; also messages or variables that the chat template does not take.
         """
-        variables = {name: value for name, value in options.items() if name not in _OPTIONS}
-        prompt = self._require_tokenizer().encode_chat(messages, **variables)
+        prompt = self.encode_chat(messages, **options)
         return self.generate(prompt, **{name: value for name, value in options.items() if name in _OPTIONS})
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        """The tokens of a conversation in the chat template, as :meth:`chat` takes them."""
+        variables = {name: value for name, value in options.items() if name not in _OPTIONS}
+        return self._require_tokenizer().encode_chat(messages, **variables)
+
+    def session(self, system: str | None = None, **options: Any) -> Session:
+        """A conversation that keeps its keys and values: each turn computes only the tokens that it adds.
+
+        Args:
+            system: a system message before everything.
+            options: as in :meth:`chat`, for every turn.
+        """
+        return Session(self, system, **options)
 
     def calibrate(
         self,

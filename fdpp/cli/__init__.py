@@ -15,12 +15,13 @@ import traceback
 from typing import NoReturn
 
 from fdpp import __version__
-from fdpp.cli import bench, calibrate, explain, generate, info, tune
+from fdpp.cli import bench, calibrate, chat, explain, generate, info, tune
 from fdpp.errors import FdppError, one_line
 from fdpp.working_directory import existing_directory
 
 COMMANDS = {
     "generate": generate,
+    "chat": chat,
     "info": info,
     "explain": explain,
     "tune": tune,

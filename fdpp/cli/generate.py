@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model, number, text
+from fdpp.cli.options import add_decoding, add_model, add_template, decoding_options, load_model
 from fdpp.cli.summary import describe_softmax, render_summary
 from fdpp.cli.text_files import decode, read_text
 from fdpp.errors import RequestError, one_line
@@ -36,58 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     template = chat.add_mutually_exclusive_group()
     template.add_argument("--chat", action="store_true", help="insist on the model's chat template")
     template.add_argument("--raw", action="store_true", help="continue the text without a chat template")
-    chat.add_argument("--system", type=text, metavar="TEXT", help="a system message before the prompt")
+    add_template(chat)
     chat.add_argument("--tools", metavar="FILE", help="the tools that the model may call: a JSON list of schemas")
-    chat.add_argument(
-        "--template-arg",
-        type=variable,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a variable of the chat template, as enable_thinking=false: JSON, else a text; may be given several times",
-    )
 
-    group = parser.add_argument_group("decoding")
-    group.add_argument(
-        "--max-new-tokens", type=integer(1, MAX_TOKENS), default=128, metavar="N", help="default: %(default)s"
-    )
-    group.add_argument("--temperature", type=number(0, 1e6), metavar="T", help="0 is greedy")
-    group.add_argument("--top-k", type=integer(0, MAX_TOKENS), metavar="K", help="0: no limit")
-    group.add_argument("--top-p", type=number(0, 1), metavar="P", help="1: no limit")
-    group.add_argument("--min-p", type=number(0, 1), metavar="P", help="as a share of the likeliest; 0: no limit")
-    group.add_argument("--repetition-penalty", type=number(0.01, 100), metavar="R", help="1: none")
-    group.add_argument("--seed", type=integer(0, 2**63 - 1), metavar="S", help="make sampling repeatable")
-    group.add_argument(
-        "--no-generation-config", action="store_true", help="leave out the sampling options of generation_config.json"
-    )
-    group.add_argument(
-        "--stop",
-        type=text,
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end before this text, also a special token; may be given several times",
-    )
-    group.add_argument(
-        "--stop-token-id",
-        type=integer(0, MAX_TOKENS),
-        action="append",
-        default=[],
-        metavar="ID",
-        help="end at this token; may be given several times",
-    )
-    group.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
-
-
-def variable(argument: str) -> tuple[str, Any]:
-    """An argparse type: ``NAME=VALUE``."""
-    name, equals, value = text(argument).partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {argument[:40]!r}")
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value
+    add_decoding(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -97,19 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     variables = read_variables(arguments)
     llm = load_model(arguments, max_batch_size=1, generation_config=not arguments.no_generation_config)
     clock = StreamClock()
-    options = {
-        "max_new_tokens": arguments.max_new_tokens,
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
-        "min_p": arguments.min_p,
-        "repetition_penalty": arguments.repetition_penalty,
-        "seed": arguments.seed,
-        "stop": tuple(arguments.stop),
-        "stop_token_ids": tuple(arguments.stop_token_id),
-        "ignore_eos": arguments.ignore_eos,
-        "stream": clock.stream,
-    }
+    options = {**decoding_options(arguments), "stream": clock.stream}
     try:
         (completion,) = llm.generate(encode_prompt(llm, prompt, variables, arguments), **options)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,84 @@ def add_model(parser: argparse.ArgumentParser, phi: bool = True) -> None:
             metavar="FILE",
             help="a result of `fdpp calibrate`, or none (default: the model's own or yours, where there is one)",
         )
+
+
+def add_template(group: argparse._ArgumentGroup) -> None:
+    """The options that reach the chat template."""
+    group.add_argument("--system", type=text, metavar="TEXT", help="a system message before everything")
+    group.add_argument(
+        "--template-arg",
+        type=variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the chat template, as enable_thinking=false: JSON, else a text; may be given several times",
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = 128) -> None:
+    """The options that say how tokens are chosen, and where an answer ends."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument(
+        "--max-new-tokens",
+        type=integer(1, MAX_TOKENS),
+        default=max_new_tokens,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    group.add_argument("--temperature", type=number(0, 1e6), metavar="T", help="0 is greedy")
+    group.add_argument("--top-k", type=integer(0, MAX_TOKENS), metavar="K", help="0: no limit")
+    group.add_argument("--top-p", type=number(0, 1), metavar="P", help="1: no limit")
+    group.add_argument("--min-p", type=number(0, 1), metavar="P", help="as a share of the likeliest; 0: no limit")
+    group.add_argument("--repetition-penalty", type=number(0.01, 100), metavar="R", help="1: none")
+    group.add_argument("--seed", type=integer(0, 2**63 - 1), metavar="S", help="make sampling repeatable")
+    group.add_argument(
+        "--no-generation-config", action="store_true", help="leave out the sampling options of generation_config.json"
+    )
+    group.add_argument(
+        "--stop",
+        type=text,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text, also a special token; may be given several times",
+    )
+    group.add_argument(
+        "--stop-token-id",
+        type=integer(0, MAX_TOKENS),
+        action="append",
+        default=[],
+        metavar="ID",
+        help="end at this token; may be given several times",
+    )
+    group.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
+
+
+def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_decoding` describes, as ``LLM.generate`` takes it."""
+    return {
+        "max_new_tokens": arguments.max_new_tokens,
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "min_p": arguments.min_p,
+        "repetition_penalty": arguments.repetition_penalty,
+        "seed": arguments.seed,
+        "stop": tuple(arguments.stop),
+        "stop_token_ids": tuple(arguments.stop_token_id),
+        "ignore_eos": arguments.ignore_eos,
+    }
+
+
+def variable(argument: str) -> tuple[str, Any]:
+    """An argparse type: ``NAME=VALUE``."""
+    name, equals, value = text(argument).partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {argument[:40]!r}")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
 
 
 def load_model(arguments: argparse.Namespace, **options: Any) -> LLM:

@@ -55,6 +55,15 @@ class KVCache:
                 pages = -(-length // cached.shape[1])
                 cached[self.block_table[target, :pages]] = cached[self.block_table[source, :pages]]
 
+    def fill_from(self, other: KVCache, length: int) -> None:
+        """**Mutates** the cache: gives its one sequence the first ``length`` positions of that of ``other``."""
+        for target, source in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            if self.block_table is None:
+                target[:, :length] = source[:, :length]
+            else:  # one sequence has its pages in order
+                pages = -(-length // target.shape[1])
+                target[:pages] = source[:pages]
+
     def gather(self, cached: Tensor, start: int, stop: int) -> Tensor:
         """Positions ``start`` to ``stop`` in ``cached``, keys or values of one layer, of a cache of one sequence."""
         if self.block_table is None:

@@ -50,7 +50,7 @@ class Schedule:
         # In the order of dictionaries, nobody before a row has more in common with it than its neighbour.
         order = sorted(range(len(prompts)), key=lambda row: (kinds[row], prompts[row]))
         for source, row in zip(order, order[1:], strict=False):
-            common = _common(prompts[source], prompts[row]) if kinds[source] == kinds[row] else 0
+            common = common_length(prompts[source], prompts[row]) if kinds[source] == kinds[row] else 0
             is_twin = common == len(prompts[row])
             while source in self._sources and self._sources[source][1] >= common:
                 source = self._sources[source][0]  # who has it first
@@ -176,7 +176,7 @@ def _attend_pieces(cache: KVCache, pieces: Sequence[Piece], device: torch.device
     return attend
 
 
-def _common(a: list[int], b: list[int]) -> int:
+def common_length(a: list[int], b: list[int]) -> int:
     """The length of the common beginning of two lists."""
     low, high = 0, min(len(a), len(b))
     while low < high:

@@ -14,6 +14,7 @@ from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.logprobs import LogprobRecorder
 from fdpp.engine.model import Model
 from fdpp.engine.prefill import prefill
+from fdpp.engine.prompt_cache import PromptCache
 from fdpp.engine.sampling import NOT_FINITE, Sampler
 from fdpp.engine.sequence import Sequence
 from fdpp.errors import FdppError
@@ -27,6 +28,7 @@ def run_batch(
     page_size: int | None,
     logprobs: int | None = None,
     capture: Capture | None = None,
+    kept: PromptCache | None = None,
 ) -> None:
     """Complete all sequences of a batch. **Mutates** them.
 
@@ -39,6 +41,7 @@ def run_batch(
         page_size: tokens per page of the key/value cache; None for a contiguous one.
         logprobs: the number of likeliest tokens whose log-probabilities are kept; None keeps none at all.
         capture: how to capture a step; None runs it eagerly.
+        kept: of a batch of one: the cache that it goes on with, and leaves to the next request.
 
     Raises:
         FdppError: the logits are not finite.
@@ -47,7 +50,11 @@ def run_batch(
     device = model.device
     # The last token is never fed back, so its slot is not needed.
     lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in batch]
-    cache = kv_cache.allocate(model.attentions, lengths, model.dtype, device, page_size)
+    cached = [0] * len(batch)
+    if kept is None:
+        cache = kv_cache.allocate(model.attentions, lengths, model.dtype, device, page_size)
+    else:
+        cache, cached[0] = kept.begin(model, batch[0].prompt, lengths[0], page_size)
     model.reserve(max(lengths))
     sampler = Sampler(
         [sequence.sampling for sequence in batch],
@@ -64,17 +71,32 @@ def run_batch(
             recorder.add(logits, tokens)
         return tokens
 
-    begun = prefill(model, [sequence.prompt for sequence in batch], cache)
+    begun = prefill(model, [sequence.prompt for sequence in batch], cache, cached)
     for sequence, tokens_computed, seconds in zip(batch, begun.tokens, begun.seconds, strict=True):
         sequence.timings.prompt_tokens = len(sequence.prompt)
         sequence.timings.prompt_tokens_computed = tokens_computed
         sequence.timings.prompt_seconds = seconds
 
-    start = time.perf_counter()
     is_greedy = recorder is None and all(sequence.sampling.temperature == 0 for sequence in batch)
     launched = _launch(model, batch, cache, begun.logits, choose, is_greedy, capture)
+    try:
+        _read(launched, batch, eos_token_ids, ahead=0 if capture is None else 1)
+    finally:
+        if kept is not None:  # the last token has not been fed
+            kept.token_ids = [*batch[0].prompt, *batch[0].token_ids[:-1]]
+    rereferences = int(cache.rereferences.sum())
+    for sequence in batch:
+        sequence.timings.rereferences = rereferences
+    if recorder is not None:
+        for sequence, found in zip(batch, recorder.read(), strict=True):
+            sequence.logprobs = found[: len(sequence.token_ids)]
+
+
+def _read(launched: Iterator[Tensor], batch: list[Sequence], eos_token_ids: frozenset[int], ahead: int) -> None:
+    """Give the sequences their tokens, until all have ended."""
+    start = time.perf_counter()
     running = list(enumerate(batch))
-    for step, tokens in enumerate(read_tokens(launched, ahead=0 if capture is None else 1)):
+    for step, tokens in enumerate(read_tokens(launched, ahead)):
         now = time.perf_counter()
         for row, sequence in running:
             if tokens[row] == NOT_FINITE:
@@ -85,12 +107,6 @@ def run_batch(
         running = [(row, sequence) for row, sequence in running if sequence.finish_reason is None]
         if not running:
             break
-    rereferences = int(cache.rereferences.sum())
-    for sequence in batch:
-        sequence.timings.rereferences = rereferences
-    if recorder is not None:
-        for sequence, kept in zip(batch, recorder.read(), strict=True):
-            sequence.logprobs = kept[: len(sequence.token_ids)]
 
 
 def _launch(

@@ -94,10 +94,9 @@ def start_fdpp():
     processes = []
 
     def start(*arguments: object, **streams) -> subprocess.Popen:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
         process = subprocess.Popen(
             [sys.executable, "-m", "fdpp", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
             env={**os.environ, "FDPP_TRACEBACK": "0"},
             # A test run in the background ignores SIGINT, and its children would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -1,0 +1,45 @@
+"""Keys and values of one sequence that outlive a request: the next one computes only what it adds."""
+
+from __future__ import annotations
+
+from fdpp.engine import kv_cache
+from fdpp.engine.kv_cache import KVCache
+from fdpp.engine.model import Model
+from fdpp.engine.prefill import common_length
+
+_LEAST_CAPACITY = 256  # tokens
+
+
+class PromptCache:
+    """Of the last request that was given it. It serves one prompt and one thread at a time, on one model.
+
+    Attributes:
+        token_ids: the tokens whose keys and values it holds.
+    """
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self._cache: KVCache | None = None
+        self._capacity = 0
+
+    def begin(self, model: Model, prompt: list[int], length: int, page_size: int | None) -> tuple[KVCache, int]:
+        """A cache for ``length`` tokens, and how many of the prompt's first ones it holds: never its last.
+
+        Raises:
+            RequestError: the cache would not fit into memory.
+        """
+        held = min(common_length(self.token_ids, prompt), len(prompt) - 1)
+        if model.prompt_kind(len(prompt)) != 0:  # its length changes how all of its keys are rotated
+            held = 0
+        if self._cache is None or length > self._capacity:
+            capacity = min(max(length, 2 * self._capacity, _LEAST_CAPACITY), max(length, model.max_positions))
+            grown = kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size)
+            if self._cache is not None:
+                grown.fill_from(self._cache, held)
+            self._cache, self._capacity = grown, capacity
+        self.token_ids = prompt[:held]
+        self._cache.rereferences.zero_()
+        return self._cache, held
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"token_ids": [], "_cache": None, "_capacity": 0}  # what it holds can be computed again
