@@ -110,7 +110,7 @@ def read(path: Path) -> Calibration:
             raise ValueError(f"expected at most {_MAX_BYTES >> 20} MiB")
         content = json.loads(data)
         _check(content)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise CalibrationError(f"{path}: {reason}") from error
     moves = {guard: (before, after) for guard, (before, after) in content["moves"].items()}
@@ -128,17 +128,17 @@ def _check(content: Any) -> None:
         if not isinstance(content.get(name), kind):
             raise ValueError(f"{name}: expected a {kind.__name__}, got {content.get(name)!r:.40}")
     for guard in GUARDS:
-        heads = _numbers(content["phi"].get(guard), f"phi.{guard}", 2)
+        heads = _numbers(content["phi"].get(guard), f"phi.{guard}")
         if heads != [len(layer) for layer in content["quantiles"] if isinstance(layer, list)]:
             raise ValueError(f"phi.{guard}: expected as many layers and heads as quantiles has")
-        if _numbers([content["moves"].get(guard)], f"moves.{guard}", 2) != [2]:
+        if _numbers([content["moves"].get(guard)], f"moves.{guard}") != [2]:
             raise ValueError(f"moves.{guard}: expected two numbers")
     for layer in content["quantiles"]:
-        if any(count != len(LEVELS) for count in _numbers(layer, "quantiles", 2)):
+        if any(count != len(LEVELS) for count in _numbers(layer, "quantiles")):
             raise ValueError(f"quantiles: expected {len(LEVELS)} numbers for each head")
 
 
-def _numbers(value: Any, name: str, depth: int) -> list[int]:
+def _numbers(value: Any, name: str) -> list[int]:
     """Check lists in lists of finite numbers; the lengths of the inner ones."""
     if not isinstance(value, list) or not all(isinstance(inner, list) for inner in value):
         raise ValueError(f"{name}: expected a list of lists, got {value!r:.40}")

@@ -49,9 +49,8 @@ def calibrate(
         for guard, bounds in BOUNDS.items():
             fitted = fit_phi(seen, bounds)
             phi[guard][layer].append(fitted)
-            before, after = moving_share(
-                seen, torch.tensor([0.0, fitted], dtype=torch.float32, device="cpu"), bounds
-            ).tolist()
+            tried = torch.tensor([0.0, fitted], dtype=torch.float32, device="cpu")
+            before, after = moving_share(seen, tried, bounds).tolist()
             shares[guard].append((before, after))
         if progress is not None and head == heads[layer] - 1:
             progress(layer + 1, len(heads))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from fdpp.engine import kv_cache
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.model import Model
@@ -11,16 +13,20 @@ _LEAST_CAPACITY = 256  # tokens
 
 
 class PromptCache:
-    """Of the last request that was given it. It serves one prompt and one thread at a time, on one model.
+    """Of the last request that was given it. It serves one prompt and one thread at a time.
 
     Attributes:
         token_ids: the tokens whose keys and values it holds.
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self.token_ids: list[int] = []
         self._cache: KVCache | None = None
-        self._capacity = 0
+        self._capacity, self._kind = 0, 0
+        self._model: weakref.ref[Model] | None = None
 
     def begin(self, model: Model, prompt: list[int], length: int, page_size: int | None) -> tuple[KVCache, int]:
         """A cache for ``length`` tokens, and how many of the prompt's first ones it holds: never its last.
@@ -28,8 +34,11 @@ class PromptCache:
         Raises:
             RequestError: the cache would not fit into memory.
         """
+        if self._model is None or self._model() is not model:
+            self._forget()
+        kind = model.prompt_kind(len(prompt))
         held = min(common_length(self.token_ids, prompt), len(prompt) - 1)
-        if model.prompt_kind(len(prompt)) != 0:  # its length changes how all of its keys are rotated
+        if kind or self._kind:  # the length of a prompt can change how all of its keys are rotated
             held = 0
         if self._cache is None or length > self._capacity:
             capacity = min(max(length, 2 * self._capacity, _LEAST_CAPACITY), max(length, model.max_positions))
@@ -37,9 +46,9 @@ class PromptCache:
             if self._cache is not None:
                 grown.fill_from(self._cache, held)
             self._cache, self._capacity = grown, capacity
-        self.token_ids = prompt[:held]
+        self._model, self._kind, self.token_ids = weakref.ref(model), kind, prompt[:held]
         self._cache.rereferences.zero_()
         return self._cache, held
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"token_ids": [], "_cache": None, "_capacity": 0}  # what it holds can be computed again
+    def __reduce__(self) -> tuple[type[PromptCache], tuple[()]]:
+        return PromptCache, ()  # a copy begins empty: what this one holds can be computed again

@@ -211,6 +211,7 @@ DAMAGE = {
         "quantiles": [[levels[:4] for levels in layer] for layer in content["quantiles"]],
     },
     "no number": lambda content: json.dumps(content).replace("[[", "[[NaN, ", 1),
+    "a number beyond all": lambda content: json.dumps(content).replace("[[", "[[1" + 400 * "0" + ", ", 1),
     "no list": lambda content: {**content, "quantiles": [1]},
     "no moves": lambda content: {**content, "moves": {"wide": [1], "narrow": [1, 2]}},
     "nested": lambda content: "[" * 100_000,

@@ -64,7 +64,7 @@ def test_the_cache_grows_up_to_the_context(checkpoints):
 def test_rotations_that_depend_on_the_length(checkpoints, variant):
     """Beyond the original context all keys are rotated anew."""
     llm, cache = LLM(checkpoints(variant)[0], dtype="float32"), PromptCache()
-    for length in (30, 60, 90, 120):
+    for length in (30, 60, 90, 120, 40, 50):
         (kept,) = llm.generate(IDS[:length], cache=cache, **OPTIONS)
         assert kept.token_ids == llm.generate(IDS[:length], **OPTIONS)[0].token_ids
 
@@ -80,6 +80,15 @@ def test_on_every_backend(checkpoints, monkeypatch, backend):
         assert len(kept.token_ids) == 20
         prompt += kept.token_ids + IDS[:10]
     assert kept.timings.prompt_tokens_computed == 11
+
+
+def test_another_model_begins_anew(checkpoints):
+    cache = PromptCache()
+    for variant in ("llama", "qwen3", "llama"):
+        llm = LLM(checkpoints(variant)[0], dtype="float32")
+        (kept,) = llm.generate(IDS[:40], cache=cache, **OPTIONS)
+        assert kept.timings.prompt_tokens_computed == 40
+        assert kept.token_ids == llm.generate(IDS[:40], **OPTIONS)[0].token_ids
 
 
 def test_one_prompt_at_a_time(checkpoints):
