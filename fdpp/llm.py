@@ -204,6 +204,8 @@ class LLM:
                         logprobs=None if logprobs is None else [],
                     )
                 )
+        if not isinstance(cache, PromptCache | None):
+            raise RequestError(f"cache: expected a PromptCache, got {show(cache)}")
         if cache is not None and len(sequences) != 1:
             raise RequestError(f"cache: expected one prompt and one completion with it, got {len(sequences)}")
         eos = ends if ignore_eos else ends | self.eos_token_ids

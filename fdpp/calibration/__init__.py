@@ -110,10 +110,10 @@ def read(path: Path) -> Calibration:
             raise ValueError(f"expected at most {_MAX_BYTES >> 20} MiB")
         content = json.loads(data)
         _check(content)
+        moves = {guard: (content["moves"][guard][0], content["moves"][guard][1]) for guard in GUARDS}
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise CalibrationError(f"{path}: {reason}") from error
-    moves = {guard: (before, after) for guard, (before, after) in content["moves"].items()}
     return Calibration(**{**{name: content[name] for name in _FIELDS}, "moves": moves}, path=path)
 
 

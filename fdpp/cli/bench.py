@@ -30,10 +30,12 @@ def run(arguments: argparse.Namespace) -> None:
     (warm_up,) = llm.generate(TEXT, max_new_tokens=2, ignore_eos=True)
     ids = warm_up.prompt_token_ids
     prompt = (ids * (arguments.prompt_tokens // len(ids) + 1))[: arguments.prompt_tokens]
+    # Equal prompts, and equal beginnings, would be computed once.
+    prompts = [[row % llm.model.vocab_size, *prompt[1:]] for row in range(arguments.batch)]
     bytes_per_step = llm.model.step_bytes(arguments.prompt_tokens + arguments.new_tokens // 2, arguments.batch)
     rates = []
     for number in range(1, arguments.rounds + 1):
-        completions = llm.generate([prompt] * arguments.batch, max_new_tokens=arguments.new_tokens, ignore_eos=True)
+        completions = llm.generate(prompts, max_new_tokens=arguments.new_tokens, ignore_eos=True)
         timings = [completion.timings for completion in completions]
         rates.append(sum(t.decode_tokens for t in timings) / max(t.decode_seconds for t in timings))
         print(f"round {number} of {arguments.rounds}, batch {arguments.batch}")

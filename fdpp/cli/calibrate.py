@@ -39,10 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
     if path is None:
         raise RequestError("there is no directory of yours to write to: name one, --output PATH")
     path = path / calibration.FILE if path.is_dir() else path
+    picture = arguments.plot or path.with_suffix(".png")
+    if picture == path:
+        raise RequestError(f"{path}: expected a name for the result that is not the picture's")
     found.write(path)
     print(path)
     print(render(found))
-    picture = arguments.plot or path.with_suffix(".png")
     if importlib.util.find_spec("matplotlib") is None:
         if arguments.plot:
             raise RequestError("--plot needs matplotlib: pip install matplotlib")

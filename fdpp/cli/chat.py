@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     llm = load_model(arguments, max_batch_size=1, generation_config=not arguments.no_generation_config)
     session = llm.session(arguments.system, **decoding_options(arguments), **dict(arguments.template_arg))
     session.check()
-    is_terminal = sys.stdin.isatty()
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
     with _history() if is_terminal else contextlib.nullcontext():
         for line in _typed() if is_terminal else _piped():
             try:
@@ -97,7 +97,11 @@ def command(session: Session, line: str) -> bool:
     elif name == "save":
         if not rest:
             raise RequestError("/save: expected the name of a file")
-        Path(rest).expanduser().write_text(json.dumps(session.messages, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        conversation = json.dumps(session.messages, ensure_ascii=False, indent=1) + "\n"
+        try:
+            Path(rest).expanduser().write_text(conversation, "utf-8")
+        except (RuntimeError, ValueError) as error:  # no such home, or no name of a file
+            raise RequestError(f"/save {rest!r:.80}: {one_line(error)}") from error
     elif name == "help":
         print((__doc__ or "").partition("command:\n")[2].rstrip(), file=sys.stderr)
     else:
@@ -118,7 +122,7 @@ def _typed() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    for line in sys.stdin.buffer:
+    for line in sys.stdin.buffer if sys.stdin is not None else ():  # it may have been closed
         yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 

@@ -26,7 +26,7 @@ def render_summary(
         sampling: how the tokens were chosen, where ``generation_config.json`` had a say in it.
         softmax: of :func:`describe_softmax`.
     """
-    prompt_tokens = sum(t.prompt_tokens for t in timings)
+    prompt_tokens = sum(t.prompt_tokens_computed for t in timings)
     rows = [("prompt", rate(prompt_tokens, sum(t.prompt_seconds for t in timings)))]
     tokens = sum(t.decode_tokens for t in timings)
     seconds = max(t.decode_seconds for t in timings)

@@ -44,7 +44,7 @@ def observe_logits(model: Model, ids: Sequence[int], see: See) -> None:
 
 def _logits(attention: Attention, q: Tensor, keys: Tensor) -> Iterator[Tensor]:
     """Head by head, from q ``[S, Hq, D]`` and keys ``[S, Hkv, D]``."""
-    place = torch.arange(len(q), device=q.device)
+    place = torch.arange(len(q), dtype=torch.int64, device=q.device)
     distance = place[None, :] - place[:, None]
     hidden = distance > 0
     if attention.window >= 0:

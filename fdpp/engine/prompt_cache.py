@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import weakref
 
+from fdpp import dataflow
 from fdpp.engine import kv_cache
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.model import Model
 from fdpp.engine.prefill import common_length
+from fdpp.errors import RequestError
 
 _LEAST_CAPACITY = 256  # tokens
+
+
+def _allocate(model: Model, length: int, wanted: int, page_size: int | None) -> tuple[KVCache, int]:
+    """A cache for as many tokens as are wanted, or, where those would not fit, for ``length``; and for how many."""
+    for capacity in (max(length, min(wanted, model.max_positions)), length):
+        try:
+            return kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size), capacity
+        except RequestError:
+            if capacity == length:
+                raise
+    raise AssertionError("the loop ends at length")
 
 
 class PromptCache:
@@ -38,11 +51,11 @@ class PromptCache:
             self._forget()
         kind = model.prompt_kind(len(prompt))
         held = min(common_length(self.token_ids, prompt), len(prompt) - 1)
-        if kind or self._kind:  # the length of a prompt can change how all of its keys are rotated
+        # The length of a prompt can change how all of its keys are rotated; and kept bits depend on what came before.
+        if kind or self._kind or dataflow.is_batch_invariant():
             held = 0
         if self._cache is None or length > self._capacity:
-            capacity = min(max(length, 2 * self._capacity, _LEAST_CAPACITY), max(length, model.max_positions))
-            grown = kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size)
+            grown, capacity = _allocate(model, length, max(2 * self._capacity, _LEAST_CAPACITY), page_size)
             if self._cache is not None:
                 grown.fill_from(self._cache, held)
             self._cache, self._capacity = grown, capacity

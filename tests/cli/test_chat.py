@@ -61,6 +61,7 @@ def test_the_system_message(pipe, tiny_model, tmp_path):
     [
         ("/nothing here", "/nothing: no such command; /help lists them"),
         ("/save", "/save: expected the name of a file"),
+        ("/save ~nobody-here/x", "/save '~nobody-here/x': "),
         ("/save /proc/nothing/here", "/proc/nothing/here: No such file or directory"),
     ],
 )

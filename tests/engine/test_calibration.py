@@ -214,6 +214,7 @@ DAMAGE = {
     "a number beyond all": lambda content: json.dumps(content).replace("[[", "[[1" + 400 * "0" + ", ", 1),
     "no list": lambda content: {**content, "quantiles": [1]},
     "no moves": lambda content: {**content, "moves": {"wide": [1], "narrow": [1, 2]}},
+    "another guard": lambda content: {**content, "phi": {**content["phi"], "wide": None}, "moves": {"zz": 5}},
     "nested": lambda content: "[" * 100_000,
 }
 

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from fdpp import dataflow
 from fdpp.engine.prompt_cache import PromptCache
 from fdpp.errors import RequestError
 from fdpp.llm import LLM
@@ -89,6 +90,32 @@ def test_another_model_begins_anew(checkpoints):
         (kept,) = llm.generate(IDS[:40], cache=cache, **OPTIONS)
         assert kept.timings.prompt_tokens_computed == 40
         assert kept.token_ids == llm.generate(IDS[:40], **OPTIONS)[0].token_ids
+
+
+def test_a_cache_that_would_not_grow_twice(checkpoints, monkeypatch):
+    llm, cache = LLM(checkpoints("llama")[0], dtype="float32"), PromptCache()
+    llm.generate(IDS[:40], cache=cache, **OPTIONS)
+    token = 2 * 4 * sum(a.num_kv_heads * a.head_dim for a in llm.model.attentions)
+    monkeypatch.setattr("fdpp.engine.kv_cache.memory_bytes", lambda device: 400 * token)
+    (kept,) = llm.generate(IDS + IDS[:100], cache=cache, **OPTIONS)
+    assert kept.timings.prompt_tokens_computed == 260
+
+
+def test_bits_that_must_not_depend_on_what_came_before(checkpoints):
+    llm, cache = LLM(checkpoints("llama")[0], dtype="bfloat16"), PromptCache()
+    dataflow.set_batch_invariant(True)
+    try:
+        llm.generate(IDS[:70], cache=cache, **OPTIONS)
+        (kept,) = llm.generate(IDS[:100], cache=cache, logprobs=3, **OPTIONS)
+        (alone,) = llm.generate(IDS[:100], logprobs=3, **OPTIONS)
+    finally:
+        dataflow.set_batch_invariant(False)
+    assert kept.timings.prompt_tokens_computed == 100 and kept.logprobs == alone.logprobs
+
+
+def test_no_cache(checkpoints):
+    with pytest.raises(RequestError, match="cache: expected a PromptCache, got 5"):
+        LLM(checkpoints("llama")[0], dtype="float32").generate(IDS[:3], cache=5)
 
 
 def test_one_prompt_at_a_time(checkpoints):
