@@ -10,11 +10,15 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fdpp.cli.options import MAX_TOKENS, add_model, integer, load_model
 from fdpp.cli.progress import progress_bar
 from fdpp.cli.text_files import read_text
 from fdpp.errors import RequestError
+
+if TYPE_CHECKING:
+    from fdpp.calibration import Calibration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"picture  {picture}")
 
 
-def render(found: object) -> str:
+def render(found: Calibration) -> str:
     """The figures, one line per topic."""
-    from fdpp.calibration import Calibration
-
-    assert isinstance(found, Calibration)
     heads = [levels for layer in found.quantiles for levels in layer]
     least, low, median, high, most = (sorted(head[i] for head in heads) for i in range(5))
     rows = [

@@ -14,17 +14,6 @@ from fdpp.errors import RequestError
 _LEAST_CAPACITY = 256  # tokens
 
 
-def _allocate(model: Model, length: int, wanted: int, page_size: int | None) -> tuple[KVCache, int]:
-    """A cache for as many tokens as are wanted, or, where those would not fit, for ``length``; and for how many."""
-    for capacity in (max(length, min(wanted, model.max_positions)), length):
-        try:
-            return kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size), capacity
-        except RequestError:
-            if capacity == length:
-                raise
-    raise AssertionError("the loop ends at length")
-
-
 class PromptCache:
     """Of the last request that was given it. It serves one prompt and one thread at a time.
 
@@ -55,7 +44,12 @@ class PromptCache:
         if kind or self._kind or dataflow.is_batch_invariant():
             held = 0
         if self._cache is None or length > self._capacity:
-            grown, capacity = _allocate(model, length, max(2 * self._capacity, _LEAST_CAPACITY), page_size)
+            capacity = max(length, min(max(2 * self._capacity, _LEAST_CAPACITY), model.max_positions))
+            try:
+                grown = kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size)
+            except RequestError:  # then without room for more
+                capacity = length
+                grown = kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size)
             if self._cache is not None:
                 grown.fill_from(self._cache, held)
             self._cache, self._capacity = grown, capacity

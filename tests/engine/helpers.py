@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,20 @@ from torch import Tensor
 from fdpp.engine import attend, kv_cache, layers
 from fdpp.engine.prefill import prefill as run_prompts
 from fdpp.llm import LLM
+from tests.ops.backends import Backend
 
 
 def use_operators(monkeypatch: pytest.MonkeyPatch, operators: object) -> None:
     """Let the engine run on other kernels."""
     for module in (attend, layers):
         monkeypatch.setattr(module, "ops", operators)
+
+
+def load_on(backend: Backend, monkeypatch: pytest.MonkeyPatch, path: Path, **options: object) -> LLM:
+    """LLM on a device, or with the kernels of a kind of GPU, as the host executes them, in place of the CPU's."""
+    if backend.namespace != "fdpp":
+        use_operators(monkeypatch, backend.ops())
+    return LLM(path, device=backend.device, **options)
 
 
 @torch.inference_mode()

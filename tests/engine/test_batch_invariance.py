@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fdpp import dataflow
-from fdpp.llm import LLM
-from tests.engine.helpers import forced_logits, use_operators
+from tests.engine.helpers import forced_logits, load_on
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -24,9 +23,7 @@ def batch_invariant():
 @pytest.mark.parametrize("page", [None, 8])
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_alone_and_in_a_batch(checkpoints, monkeypatch, batch_invariant, backend, page):
-    if backend.namespace != "fdpp":
-        use_operators(monkeypatch, backend.ops())
-    llm = LLM(checkpoints("llama")[0], device=backend.device, dtype="bfloat16")
+    llm = load_on(backend, monkeypatch, checkpoints("llama")[0], dtype="bfloat16")
     generator = torch.Generator().manual_seed(1)
     sequences = [torch.randint(3, VOCAB, (count + 3,), generator=generator).tolist() for count in PREFILL]
     together = forced_logits(llm, sequences, PREFILL, page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import random
@@ -16,7 +17,7 @@ from fdpp.calibration import CalibrationError
 from fdpp.calibration.fit import BOUNDS, Maxima, fit_phi, maxima, moving_share
 from fdpp.engine.observe import observe_logits
 from fdpp.llm import LLM
-from tests.engine.helpers import assert_logits_close, forced_logits, use_operators
+from tests.engine.helpers import assert_logits_close, forced_logits, load_on
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -80,12 +81,7 @@ def test_no_phi_moves_fewer_references(guard, spread):
 def load(request, monkeypatch):
     """LLM with the kernels of each backend."""
 
-    def load(path, **options) -> LLM:
-        if request.param.namespace != "fdpp":
-            use_operators(monkeypatch, request.param.ops())
-        return LLM(path, device=request.param.device, **options)
-
-    return load
+    return functools.partial(load_on, request.param, monkeypatch)
 
 
 @pytest.mark.parametrize("phi", ["fitted", 0.0, 300.0, -300.0, 1e30, -1e30, math.inf, math.nan])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 
 from fdpp.llm import LLM
-from tests.engine.helpers import forced_logits, reference_logits, use_operators
+from tests.engine.helpers import forced_logits, load_on, reference_logits
 from tests.engine.models import OWN_NAMES, VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -21,12 +22,7 @@ NEAR = {"bfloat16": 1e-1, "float16": 1e-2}
 def load(request, monkeypatch):
     """LLM on a GPU, or with the kernels of a kind of GPU, as the host executes them, in place of those of the CPU."""
 
-    def load(path, **options) -> LLM:
-        if request.param.namespace != "fdpp":
-            use_operators(monkeypatch, request.param.ops())
-        return LLM(path, device=request.param.device, **options)
-
-    return load
+    return functools.partial(load_on, request.param, monkeypatch)
 
 
 @pytest.mark.parametrize("page_size", [None, 8])

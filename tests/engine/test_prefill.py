@@ -11,7 +11,7 @@ from fdpp.engine import kv_cache
 from fdpp.engine import prefill as module
 from fdpp.engine.prefill import Schedule, prefill
 from fdpp.llm import LLM
-from tests.engine.helpers import assert_logits_close, reference_logits, use_operators
+from tests.engine.helpers import assert_logits_close, load_on, reference_logits
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -104,9 +104,7 @@ def test_what_is_cached_is_not_computed_again(checkpoints, cached):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_on_every_backend(checkpoints, monkeypatch, backend):
-    if backend.namespace != "fdpp":
-        use_operators(monkeypatch, backend.ops())
-    llm = LLM(checkpoints("llama")[0], device=backend.device, dtype="bfloat16")
+    llm = load_on(backend, monkeypatch, checkpoints("llama")[0], dtype="bfloat16")
     prompts = random_prompts(random.Random(5))
     cache = kv_cache.allocate(llm.model.attentions, [len(p) for p in prompts], llm.dtype, llm.device, 8)
     llm.model.reserve(max(map(len, prompts)))

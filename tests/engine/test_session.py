@@ -12,7 +12,7 @@ from fdpp import dataflow
 from fdpp.engine.prompt_cache import PromptCache
 from fdpp.errors import RequestError
 from fdpp.llm import LLM
-from tests.engine.helpers import use_operators
+from tests.engine.helpers import load_on
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
@@ -72,9 +72,7 @@ def test_rotations_that_depend_on_the_length(checkpoints, variant):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_on_every_backend(checkpoints, monkeypatch, backend):
-    if backend.namespace != "fdpp":
-        use_operators(monkeypatch, backend.ops())
-    llm = LLM(checkpoints("llama")[0], device=backend.device, dtype="bfloat16")
+    llm = load_on(backend, monkeypatch, checkpoints("llama")[0], dtype="bfloat16")
     cache, prompt = PromptCache(), list(IDS[:30])
     for _ in range(3):
         (kept,) = llm.generate(prompt, cache=cache, max_new_tokens=20, ignore_eos=True)
