@@ -21,6 +21,7 @@ from fdpp.dtypes import torch_dtype
 from fdpp.engine.graph import GraphCapture
 from fdpp.engine.model import Model
 from fdpp.engine.prompt_cache import PromptCache
+from fdpp.engine.recording import RecordedStep
 from fdpp.engine.prompts import Prompts, check_ids, check_tokens, list_of_prompts
 from fdpp.engine.runner import run_batch
 from fdpp.engine.sampling import seeded
@@ -125,7 +126,7 @@ class LLM:
             load_weights(checkpoint, self.model.weights(), self.dtype, self.device, progress)
             self.model.reserve(0)
         self.calibration = _calibration(phi, self.model, checkpoint.path)
-        self._capture = GraphCapture(self.device) if capture and self.device.type == "cuda" else None
+        self._capture = None if not capture else RecordedStep if self.device.type == "cpu" else GraphCapture(self.device)
 
     def generate(
         self,

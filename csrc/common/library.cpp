@@ -30,6 +30,10 @@ double Library::measure_read_bandwidth(int64_t, int) const {
   throw std::invalid_argument("this library has no CPU kernels");
 }
 
+std::unique_ptr<RecordedOperators> Library::record() const {
+  throw std::invalid_argument("this library has no CPU kernels");
+}
+
 void Library::set_seed(uint64_t) const { throw std::invalid_argument("this library simulates no GPU"); }
 
 }  // namespace fdpp

@@ -2,12 +2,35 @@
 // Python's module (csrc/python) calls it. A method refuses what it is given with std::invalid_argument.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "common/dataflow.h"
+#include "common/params.h"
 
 namespace fdpp {
+
+// Operators of one thread, recorded to be replayed.
+class RecordedOperators {
+ public:
+  virtual ~RecordedOperators() = default;
+  // Between these, operators that this thread calls are recorded instead of run. Of a call that cannot be recorded
+  // nothing is: it runs.
+  virtual void begin() = 0;
+  virtual void end() = 0;
+  virtual int64_t size() const = 0;  // pieces of work that were recorded
+  // What a step has beside fdpp's operators, on contiguous memory that must live as long.
+  virtual void copy(void* to, const void* from, int64_t bytes) = 0;
+  virtual void zero(void* to, int64_t bytes) = 0;
+  virtual void add(int32_t* to, const int32_t* from, int64_t count) = 0;
+  virtual void clamp_min(int64_t* to, const int64_t* from, int64_t least, int64_t count) = 0;
+  virtual void gather_rows(void* to, const void* table, const int64_t* rows, int64_t count, int64_t row_bytes) = 0;
+  virtual void argmax(const ArgmaxParams& params) = 0;
+  virtual void is_finite(bool* to, DType dtype, const void* from, int64_t count) = 0;
+  virtual void where(int64_t* to, const bool* condition, const int64_t* from, int64_t other, int64_t count) = 0;
+  virtual void replay() = 0;  // with torch's number of threads
+};
 
 class Library {
  public:
@@ -30,6 +53,7 @@ class Library {
   // Of the CPU's library. The bandwidth is bytes per second; without room for the buffer it throws std::bad_alloc.
   virtual Features cpu_features() const;
   virtual double measure_read_bandwidth(int64_t bytes, int repeats) const;
+  virtual std::unique_ptr<RecordedOperators> record() const;
   // Of the simulation: the order in which later calls run the threads of a block.
   virtual void set_seed(uint64_t seed) const;
 

@@ -109,6 +109,15 @@ struct NormParams {
   void* out;  // [rows, width]
 };
 
+// The largest element of each row and where it comes first; NaN counts as the largest.
+struct ArgmaxParams {
+  DType dtype;
+  int64_t rows, columns, row_stride;
+  const void* x;
+  void* values;      // [rows]
+  int64_t* indices;  // [rows]
+};
+
 struct SiluMulParams {
   DType dtype;
   int64_t rows, inner, width;  // rows of gate_up as in NormParams; width = F

@@ -17,21 +17,64 @@ constexpr int64_t kColumnMultiple = 48;     // of every tile width: 16 of GEMV a
 constexpr int kMinSplitKeys = kAttentionTile;
 
 Threads threads_for(int64_t bytes, const Threads& threads) {
-  return {bytes < kSerialBytes ? 1 : threads.count, threads.run};
+  return {bytes < kSerialBytes ? 1 : threads.count, threads.run, threads.recording};
 }
 
 template <typename Fn>
 void for_each_columns(const LinearParams& p, const Threads& threads, Fn fn) {
   if (p.M == 0 || p.N == 0) return;
   const int64_t row_bytes = std::max<int64_t>(1, p.K * size_of(p.dtype));
-  for_each_piece(threads_for(p.N * row_bytes, threads), p.N, kColumnMultiple, kPieceBytes / row_bytes, fn);
+  for_each_piece(threads_for(p.N * row_bytes, threads), p.N, kColumnMultiple, kPieceBytes / row_bytes, fn,
+                 {p.weight, p.weight_stride * size_of(p.dtype)});
 }
 
 // Rows of an element-wise kernel.
-template <typename Fn>
-void for_each_rows(const Threads& threads, int64_t rows, int64_t row_bytes, Fn fn) {
+template <typename Params>
+void for_each_rows(const Threads& threads, int64_t rows, int64_t row_bytes,
+                   void (*kernel)(const Params&, int64_t begin, int64_t end), const Params& p) {
   const int64_t least = kPieceBytes / std::max<int64_t>(1, row_bytes);
-  for_each_piece(threads_for(rows * row_bytes, threads), rows, 1, least, fn);
+  for_each_piece(threads_for(rows * row_bytes, threads), rows, 1, least,
+                 [kernel, p](int64_t begin, int64_t end) { kernel(p, begin, end); });
+}
+
+// The splits of all (sequence, kv head) of one call.
+class AttentionTask {
+ public:
+  AttentionTask(const Kernels& kernels, const AttentionParams& p)
+      : kernels_(kernels), p_(p), splits_left_(new std::atomic<int>[units()]) {
+    plan(p.num_splits);
+  }
+
+  int64_t units() const { return int64_t{p_.batch} * p_.kv_heads; }
+
+  void plan(int num_splits) {
+    p_.num_splits = num_splits;
+    for (int64_t unit = 0; unit < units(); ++unit) splits_left_[unit].store(num_splits, std::memory_order_relaxed);
+  }
+
+  // As decode_attention() plans, for what the sequences hold now; at most `most`.
+  void plan_again(int most, int threads) {
+    const int32_t longest = *std::max_element(p_.cache_seqlens, p_.cache_seqlens + p_.batch);
+    plan(std::min(most, plan_splits(units(), longest, threads, kMinSplitKeys)));
+  }
+
+  // The last split to finish merges them all, in the order of the splits: one pass, deterministic.
+  void run(int64_t item) {
+    if (item >= units() * p_.num_splits) return;
+    const int64_t unit = item / p_.num_splits;
+    const int b = static_cast<int>(unit / p_.kv_heads), h = static_cast<int>(unit % p_.kv_heads);
+    kernels_.attention_split(p_, b, h, static_cast<int>(item % p_.num_splits));
+    if (splits_left_[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) kernels_.attention_merge(p_, b, h);
+  }
+
+ private:
+  const Kernels& kernels_;
+  AttentionParams p_;
+  const std::unique_ptr<std::atomic<int>[]> splits_left_;
+};
+
+int64_t attention_bytes(const AttentionParams& p, int64_t keys) {
+  return keys * p.kv_heads * p.head_dim * 2 * size_of(p.dtype);
 }
 
 }  // namespace
@@ -41,24 +84,26 @@ int plan_attention_splits(const AttentionParams& p, int64_t max_keys, const Thre
 }
 
 void decode_attention(const Kernels& kernels, const AttentionParams& p, const Threads& threads) {
-  const int64_t units = int64_t{p.batch} * p.kv_heads;
   int64_t keys = 0;
   for (int b = 0; b < p.batch; ++b) keys += p.cache_seqlens[b];
-  const int64_t bytes = keys * p.kv_heads * p.head_dim * 2 * size_of(p.dtype);
-  const auto splits_left = std::make_unique<std::atomic<int>[]>(units);
-  for (int64_t unit = 0; unit < units; ++unit) splits_left[unit].store(p.num_splits, std::memory_order_relaxed);
-  for_each_item(threads_for(bytes, threads), units * p.num_splits, [&](int64_t item) {
-    const int64_t unit = item / p.num_splits;
-    const int b = static_cast<int>(unit / p.kv_heads), h = static_cast<int>(unit % p.kv_heads);
-    kernels.attention_split(p, b, h, static_cast<int>(item % p.num_splits));
-    // The last split to finish merges them all, in the order of the splits: one pass, deterministic.
-    if (splits_left[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) kernels.attention_merge(p, b, h);
-  });
+  AttentionTask task(kernels, p);
+  for_each_item(threads_for(attention_bytes(p, keys), threads), task.units() * p.num_splits,
+                [&task](int64_t item) { task.run(item); });
 }
 
-void gemv(const Kernels& kernels, const LinearParams& p, const Threads& threads) {
-  kernels.pack_x(p, kGemv);
-  for_each_columns(p, threads, [&](int64_t begin, int64_t end) { kernels.gemv(p, begin, end); });
+void record_attention(const Kernels& kernels, const AttentionParams& p, bool plans, const Threads& threads) {
+  const auto task = std::make_shared<AttentionTask>(kernels, p);
+  const int64_t items = task->units() * p.num_splits;
+  Work work{items, 1, 1, attention_bytes(p, p.capacity * p.batch) < kSerialBytes, [task](int64_t begin, int64_t end) {
+              for (int64_t item = begin; item < end; ++item) task->run(item);
+            }};
+  const int most = p.num_splits;
+  if (plans) {
+    work.prepare = [task, most](int count) { task->plan_again(most, count); };
+  } else {
+    work.prepare = [task, most](int) { task->plan(most); };
+  }
+  threads.recording->add(std::move(work));
 }
 
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& p) {
@@ -67,31 +112,42 @@ int default_flat_gemm_config(const Kernels& kernels, const LinearParams& p) {
   return configs > kNumFlatGemmConfigs ? configs - 1 : 1;
 }
 
-void flat_gemm(const Kernels& kernels, const LinearParams& p, int config, const Threads& threads) {
-  kernels.pack_x(p, config);
-  for_each_columns(p, threads, [&](int64_t begin, int64_t end) { kernels.flat_gemm(p, config, begin, end); });
+void linear(const Kernels& kernels, const LinearParams& p, int config, const EpilogueParams* epilogue,
+            const Threads& threads) {
+  once(threads, [&kernels, p, config] { kernels.pack_x(p, config); });
+  const EpilogueParams rest = epilogue != nullptr ? *epilogue : EpilogueParams{};
+  for_each_columns(p, threads, [&kernels, p, config, rest](int64_t begin, int64_t end) {
+    if (config == kGemv) {
+      kernels.gemv(p, begin, end);
+    } else {
+      kernels.flat_gemm(p, config, begin, end);
+    }
+    if (rest.product != nullptr) kernels.linear_epilogue(rest, begin, end);
+  });
 }
 
 void linear_epilogue(const Kernels& kernels, const EpilogueParams& p, const Threads& threads) {
-  const int64_t row_bytes = p.linear.N * size_of(p.linear.dtype);
-  for_each_rows(threads, p.linear.M, row_bytes,
-                [&](int64_t begin, int64_t end) { kernels.linear_epilogue(p, begin, end); });
+  const int64_t column_bytes = std::max<int64_t>(1, p.linear.M * size_of(p.linear.dtype));
+  for_each_piece(threads_for(p.linear.N * column_bytes, threads), p.linear.N, kColumnMultiple,
+                 kPieceBytes / column_bytes,
+                 [&kernels, p](int64_t begin, int64_t end) { kernels.linear_epilogue(p, begin, end); });
 }
 
 void norm(const Kernels& kernels, const NormParams& p, const Threads& threads) {
-  const int64_t row_bytes = p.width * size_of(p.dtype);
-  for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.norm(p, begin, end); });
+  for_each_rows(threads, p.rows, p.width * size_of(p.dtype), kernels.norm, p);
+}
+
+void argmax(const Kernels& kernels, const ArgmaxParams& p, const Threads& threads) {
+  for_each_rows(threads, p.rows, p.columns * size_of(p.dtype), kernels.argmax, p);
 }
 
 void silu_mul(const Kernels& kernels, const SiluMulParams& p, const Threads& threads) {
-  const int64_t row_bytes = p.width * 2 * size_of(p.dtype);
-  for_each_rows(threads, p.rows, row_bytes, [&](int64_t begin, int64_t end) { kernels.silu_mul(p, begin, end); });
+  for_each_rows(threads, p.rows, p.width * 2 * size_of(p.dtype), kernels.silu_mul, p);
 }
 
 void rope_append(const Kernels& kernels, const RopeParams& p, const Threads& threads) {
-  const int64_t tokens = int64_t{p.batch} * p.query_len;
   const int64_t token_bytes = int64_t{p.query_heads + 2 * p.kv_heads} * p.head_dim * size_of(p.dtype);
-  for_each_rows(threads, tokens, token_bytes, [&](int64_t begin, int64_t end) { kernels.rope_append(p, begin, end); });
+  for_each_rows(threads, int64_t{p.batch} * p.query_len, token_bytes, kernels.rope_append, p);
 }
 
 double measure_read_bandwidth(const Kernels& kernels, int64_t bytes, int repeats, const Threads& threads) {

@@ -10,15 +10,20 @@ namespace fdpp::cpu {
 // Splits for a call whose longest sequence has max_keys keys.
 int plan_attention_splits(const AttentionParams& params, int64_t max_keys, const Threads& threads);
 void decode_attention(const Kernels& kernels, const AttentionParams& params, const Threads& threads);
+// For sequences that have other lengths at each replay. With `plans`, num_splits is the most splits of a call.
+void record_attention(const Kernels& kernels, const AttentionParams& params, bool plans, const Threads& threads);
 
-// The caller allocates params.packed_x with packed_x_bytes(params, config). The config of gemv is kGemv.
-void gemv(const Kernels& kernels, const LinearParams& params, const Threads& threads);
-void flat_gemm(const Kernels& kernels, const LinearParams& params, int config, const Threads& threads);
+// gemv with kGemv as the config, otherwise flat_gemm; then the epilogue, or null. The caller allocates params.packed_x
+// with packed_x_bytes(params, config).
+void linear(const Kernels& kernels, const LinearParams& params, int config, const EpilogueParams* epilogue,
+            const Threads& threads);
 // The configuration for shapes that no table names.
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& params);
+// What is left to do with the product of another implementation.
 void linear_epilogue(const Kernels& kernels, const EpilogueParams& params, const Threads& threads);
 
 void norm(const Kernels& kernels, const NormParams& params, const Threads& threads);
+void argmax(const Kernels& kernels, const ArgmaxParams& params, const Threads& threads);
 void silu_mul(const Kernels& kernels, const SiluMulParams& params, const Threads& threads);
 void rope_append(const Kernels& kernels, const RopeParams& params, const Threads& threads);
 

@@ -66,6 +66,43 @@ struct FusedKernels {
     }
   }
 
+  static void argmax(const ArgmaxParams& p, int64_t begin, int64_t end) {
+    constexpr int64_t kBlock = 64 * V::width;
+    for (int64_t row = begin; row < end; ++row) {
+      const T* x = static_cast<const T*>(p.x) + row * p.row_stride;
+      int64_t first = 0, last = 0;  // the block that holds the largest element first
+      float most = -INFINITY;
+      F infinite = V::zero();  // NaN where anything is
+      for (int64_t block = 0; block < p.columns; block += kBlock) {
+        const int64_t stop = block + kBlock < p.columns ? block + kBlock : p.columns;
+        F largest = V::broadcast(-INFINITY);
+        int64_t i = block;
+        for (; i + V::width <= stop; i += V::width) {
+          const F value = V::load(x + i);
+          largest = V::max(value, largest);
+          infinite = V::add(infinite, V::sub(value, value));
+        }
+        float found = V::max(largest);
+        for (; i < stop; ++i) {
+          const float value = to_float(x[i]);
+          found = value > found ? value : found;
+          infinite = V::add(infinite, V::broadcast(value - value));
+        }
+        if (found > most) most = found, first = block, last = stop;
+      }
+      const float sum = V::sum(infinite);
+      if (sum != sum) first = 0, last = p.columns;
+      int64_t at = first;
+      for (int64_t i = first + 1; i < last; ++i) {
+        const float best = to_float(x[at]), value = to_float(x[i]);
+        if (best != best) break;
+        if (value > best || value != value) at = i;
+      }
+      static_cast<T*>(p.values)[row] = x[at];
+      p.indices[row] = at;
+    }
+  }
+
   static void silu_mul(const SiluMulParams& p, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* gate =
@@ -107,13 +144,13 @@ struct FusedKernels {
   template <typename R>
   static void finish(const EpilogueParams& params, int64_t begin, int64_t end) {
     const LinearParams& p = params.linear;
-    const int64_t columns = out_columns(p);
-    for (int64_t row = begin; row < end; ++row) {
+    const int64_t columns = out_columns(p), step = p.gated ? 2 : 1;
+    for (int64_t row = 0; row < p.M; ++row) {
       const T* product = static_cast<const T*>(params.product) + row * p.N;
       const R* residual = p.residual == nullptr ? nullptr : static_cast<const R*>(p.residual) + row * p.residual_stride;
       R* out = static_cast<R*>(p.out) + row * columns;
-      for (int64_t i = 0; i < columns; i += V::width) {
-        const int n = lanes(columns - i);
+      for (int64_t i = begin / step; i < end / step; i += V::width) {
+        const int n = lanes(end / step - i);
         F y;
         if (p.gated) {
           T gate[V::width], up[V::width];

@@ -55,6 +55,9 @@ struct IsaTable {
   static void norm(const NormParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::norm(p, begin, end))
   }
+  static void argmax(const ArgmaxParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::argmax(p, begin, end))
+  }
   static void linear_epilogue(const EpilogueParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.linear.dtype, FusedKernels<V, T>::linear_epilogue(p, begin, end))
   }
@@ -88,6 +91,7 @@ struct IsaTable {
         .flat_gemm = flat_gemm,
         .linear_epilogue = linear_epilogue,
         .norm = norm,
+        .argmax = argmax,
         .silu_mul = silu_mul,
         .rope_append = rope_append,
         .read_all = read_all,

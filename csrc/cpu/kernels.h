@@ -5,13 +5,10 @@
 
 namespace fdpp::cpu {
 
-// Rows of x and rows of the weights that a flat GEMM keeps in registers at once.
-struct FlatGemmConfig {
-  int rows, columns;
-};
-
-constexpr FlatGemmConfig kFlatGemmConfigs[] = {{8, 2}, {8, 3}};
-constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmConfigs) / sizeof(kFlatGemmConfigs[0]);
+// Rows of the weights that a flat GEMM keeps in registers at once, by its configuration; a quarter as many rows of x as
+// there are registers.
+constexpr int kFlatGemmColumns[] = {2, 3};
+constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmColumns) / sizeof(kFlatGemmColumns[0]);
 constexpr int kGemv = -1;
 constexpr int kAttentionTile = 64;  // keys per tile
 
@@ -32,9 +29,11 @@ struct Kernels {
   void (*gemv)(const LinearParams&, int64_t begin, int64_t end);
   void (*flat_gemm)(const LinearParams&, int config, int64_t begin, int64_t end);
 
-  // Rows [begin, end).
+  // Columns [begin, end) of the product, both even where it is gated.
   void (*linear_epilogue)(const EpilogueParams&, int64_t begin, int64_t end);
+  // Rows [begin, end).
   void (*norm)(const NormParams&, int64_t begin, int64_t end);
+  void (*argmax)(const ArgmaxParams&, int64_t begin, int64_t end);
   void (*silu_mul)(const SiluMulParams&, int64_t begin, int64_t end);
   // Tokens [begin, end) of batch * query_len.
   void (*rope_append)(const RopeParams&, int64_t begin, int64_t end);

@@ -80,9 +80,11 @@ struct LinearKernels {
   }
 
  private:
-  static constexpr int kMaxTileRows = 8;
-  static constexpr int64_t kXBytes = 24 << 10;    // of x that a block of K keeps in the L1 cache
-  static constexpr int64_t kSumFloats = 8 << 10;  // partial sums that wait for the next block of K
+  static constexpr int kMaxTileRows = V::registers / 4;  // of x; with a row of W more, all sums fit
+  static constexpr int kParts = 4;                       // sums of a row of GEMV that do not wait for each other
+  static constexpr int64_t kAheadBytes = 1 << 9;         // that GEMV fetches before it reads
+  static constexpr int64_t kXBytes = 24 << 10;           // of x that a block of K keeps in the L1 cache
+  static constexpr int64_t kSumFloats = 8 << 10;         // partial sums that wait for the next block of K
 
   // [0, total) in `count` almost equal blocks that begin at multiples of `multiple`.
   struct Blocks {
@@ -94,7 +96,7 @@ struct LinearKernels {
   };
 
   FDPP_INLINE static Blocks row_blocks(const LinearParams& p, int config) {
-    const int most = config == kGemv ? 1 : kFlatGemmConfigs[config].rows;
+    const int most = config == kGemv ? 1 : kMaxTileRows;
     return {p.M, (p.M + most - 1) / most, 1};
   }
 
@@ -155,30 +157,62 @@ struct LinearKernels {
       }
       return;
     }
-    const T* bias = static_cast<const T*>(p.bias);
-    for (int i = 0; i < MR; ++i) {
-      T* out = static_cast<T*>(p.out) + (m + i) * p.N + n;
-      if constexpr (NR == V::width) {
-        const auto sum = V::sum_each(sums[i]);
-        V::store(out, bias != nullptr ? V::add(sum, V::load(bias + n)) : sum);
-        continue;
-      }
-      for (int j = 0; j < NR; ++j) {
-        const float sum = V::sum(sums[i][j]);
-        out[j] = from_float<T>(bias != nullptr ? sum + to_float(bias[n + j]) : sum);
-      }
-    }
+    for (int i = 0; i < MR; ++i) store<NR>(p, sums[i], m + i, n);
   }
 
   FDPP_INLINE static const T* weight_at(const LinearParams& p, int64_t n, int64_t k) {
     return static_cast<const T*>(p.weight) + n * p.weight_stride + k;
   }
 
-  // One row of x, all of K.
+  // One row of x and all of K. The rows of W come one after the other, as they lie in memory: short rows side by side
+  // are no streams that a processor's prefetcher would follow, and it stops at the end of a page.
   template <int NR>
   FDPP_INLINE static void whole_tile(const LinearParams& p, int64_t m, int64_t n) {
+    constexpr int64_t kStep = kParts * Product::step;
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T)),
+                      kAhead = kAheadBytes / static_cast<int64_t>(sizeof(T));
     const Packed* x = static_cast<const Packed*>(p.packed_x) + m * padded(p.K);
-    tile<1, NR, false>(p, {x, weight_at(p, n, 0), p.weight_stride, p.K, nullptr, nullptr, true, true}, m, n);
+    typename V::F sums[NR];
+    for (int j = 0; j < NR; ++j) {
+      const T* w = weight_at(p, n + j, 0);
+      typename V::F parts[kParts];
+      for (auto& part : parts) part = V::zero();
+      int64_t k = 0;
+      for (; k + kStep <= p.K; k += kStep) {
+#pragma GCC unroll 16
+        for (int64_t line = 0; line < kStep; line += kLine) __builtin_prefetch(w + k + line + kAhead, 0, 3);
+#pragma GCC unroll 16
+        for (int i = 0; i < kParts; ++i) {
+          const int64_t at = k + i * Product::step;
+          parts[i] = Product::mac(parts[i], Product::load_x(x + at), Product::load_weight(w + at));
+        }
+      }
+      for (; k + Product::step <= p.K; k += Product::step) {
+        parts[0] = Product::mac(parts[0], Product::load_x(x + k), Product::load_weight(w + k));
+      }
+      if (k < p.K) {
+        const auto weights = Product::load_weight(w + k, static_cast<int>(p.K - k));
+        parts[1] = Product::mac(parts[1], Product::load_x(x + k), weights);
+      }
+      static_assert(kParts == 4);
+      sums[j] = V::add(V::add(parts[0], parts[1]), V::add(parts[2], parts[3]));
+    }
+    store<NR>(p, sums, m, n);
+  }
+
+  // Columns [n, n + NR) of row m of the result.
+  template <int NR>
+  FDPP_INLINE static void store(const LinearParams& p, const typename V::F (&sums)[NR], int64_t m, int64_t n) {
+    const T* bias = static_cast<const T*>(p.bias);
+    T* out = static_cast<T*>(p.out) + m * p.N + n;
+    if constexpr (NR == V::width) {
+      const auto sum = V::sum_each(sums);
+      return V::store(out, bias != nullptr ? V::add(sum, V::load(bias + n)) : sum);
+    }
+    for (int j = 0; j < NR; ++j) {
+      const float sum = V::sum(sums[j]);
+      out[j] = from_float<T>(bias != nullptr ? sum + to_float(bias[n + j]) : sum);
+    }
   }
 
   template <int NR, int MR = kMaxTileRows>
@@ -193,8 +227,7 @@ struct LinearKernels {
   // Columns [begin, end), in panels whose sums can wait in the cache from one block of K to the next.
   template <int Config>
   static void flat_gemm_with(const LinearParams& p, int64_t begin, int64_t end) {
-    constexpr int NR = kFlatGemmConfigs[Config].columns;
-    static_assert(kFlatGemmConfigs[Config].rows <= kMaxTileRows);
+    constexpr int NR = kFlatGemmColumns[Config];
     const int64_t fit = kSumFloats / (p.M * V::width) / NR * NR;
     const int64_t panel = fit > NR ? fit : NR;
     const int64_t whole = begin + (end - begin) / NR * NR;

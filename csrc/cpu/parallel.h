@@ -4,19 +4,35 @@
 #include <atomic>
 #include <cstdint>
 
+#include "cpu/recording.h"
+
 namespace fdpp::cpu {
 
 // `run(n, body, context)` calls body(context) on up to n threads at once and returns when all are done.
 struct Threads {
   int count;
   void (*run)(int n, void (*body)(void* context), void* context);
+  Recording* recording = nullptr;  // where work is recorded instead
+};
+
+// What the kernels read from memory for work on [0, total): as many records of that many bytes.
+struct Weights {
+  const void* data;
+  int64_t record_bytes;
 };
 
 // Runs fn(begin, end) over [0, total) in pieces that are multiples of `multiple`: large ones first, smaller ones
 // towards the end, never less than `least`. Threads take pieces as they finish, so that a slow core takes fewer and all
-// end together; which thread runs a piece never shows in a result.
+// end together; which thread runs a piece never shows in a result. fn may run later, when `threads` records: what it
+// refers to must live as long as the recording.
 template <typename Fn>
-void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int64_t least, Fn fn) {
+void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int64_t least, Fn fn,
+                    const Weights& weights = {nullptr, 0}) {
+  if (threads.recording != nullptr) {
+    if (total == 0) return;
+    return threads.recording->add({total, multiple, least, threads.count <= 1 || total <= least, fn, nullptr,
+                                   static_cast<const char*>(weights.data), weights.record_bytes});
+  }
   struct Context {
     std::atomic<int64_t> next{0};
     int64_t total, multiple, least, shares;
@@ -48,10 +64,16 @@ void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int
   }
 }
 
+// Runs fn() once, on one thread.
+template <typename Fn>
+void once(const Threads& threads, Fn fn) {
+  for_each_piece({1, threads.run, threads.recording}, 1, 1, 1, [fn](int64_t, int64_t) { fn(); });
+}
+
 // Runs fn(i) for every i in [0, items), one at a time.
 template <typename Fn>
 void for_each_item(const Threads& threads, int64_t items, Fn fn) {
-  for_each_piece(threads, items, 1, 1, [&fn](int64_t begin, int64_t end) {
+  for_each_piece(threads, items, 1, 1, [fn](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) fn(i);
   });
 }

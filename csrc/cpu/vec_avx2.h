@@ -10,6 +10,7 @@ namespace fdpp::cpu {
 struct Avx2 {
   using F = __m256;
   static constexpr int width = 8;
+  static constexpr int registers = 16;
   static constexpr float zero_exponent = -127.0f;
 
   FDPP_INLINE static F zero() { return _mm256_setzero_ps(); }

@@ -10,6 +10,7 @@ namespace fdpp::cpu {
 struct Avx512 {
   using F = __m512;
   static constexpr int width = 16;
+  static constexpr int registers = 32;
   static constexpr float zero_exponent = -160.0f;
 
   FDPP_INLINE static F zero() { return _mm512_setzero_ps(); }

@@ -14,6 +14,7 @@ namespace fdpp::cpu {
 
 struct Portable {
   static constexpr int width = 8;
+  static constexpr int registers = 16;
   static constexpr float zero_exponent = -127.0f;
   typedef float F __attribute__((vector_size(32)));
   typedef int32_t I __attribute__((vector_size(32)));

@@ -60,6 +60,14 @@ class LoadedLibrary {
   const fdpp::Library* library_;
 };
 
+using Recorded = fdpp::RecordedOperators;
+using Address = uintptr_t;
+
+template <typename T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
 using TableRow = std::tuple<std::string, int64_t, int64_t, int64_t, std::string, int>;
 
 void set_table(const LoadedLibrary& library, const std::string& device_name, const std::vector<TableRow>& rows) {
@@ -135,6 +143,65 @@ PYBIND11_MODULE(_host, m) {
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "num_bytes"_a,
         "Ask the system to back the whole pages of memory that nobody has touched yet with huge ones. False where it "
         "cannot; the memory stays as it is.");
+  py::class_<Recorded>(
+      m, "RecordedOperators",
+      "Operators of the CPU that one thread calls, to be replayed on the same tensors, which must live as long.")
+      .def("begin", &Recorded::begin,
+           "From now on, operators that this thread calls are recorded instead of run. One that cannot be recorded "
+           "runs.")
+      .def("end", &Recorded::end, "Operators run again.")
+      .def("__len__", &Recorded::size, "Pieces of work that were recorded.")
+      .def(
+          "copy",
+          [](Recorded& self, Address to, Address from, int64_t bytes) {
+            self.copy(at<void>(to), at<void>(from), bytes);
+          },
+          "to"_a, "from_"_a, "bytes"_a, "Record a copy. Like all that follow, it takes addresses of contiguous memory.")
+      .def(
+          "zero", [](Recorded& self, Address to, int64_t bytes) { self.zero(at<void>(to), bytes); }, "to"_a, "bytes"_a,
+          "Record that memory is set to 0.")
+      .def(
+          "add",
+          [](Recorded& self, Address to, Address from, int64_t count) {
+            self.add(at<int32_t>(to), at<int32_t>(from), count);
+          },
+          "to"_a, "from_"_a, "count"_a, "Record ``to += from`` of int32.")
+      .def(
+          "clamp_min",
+          [](Recorded& self, Address to, Address from, int64_t least, int64_t count) {
+            self.clamp_min(at<int64_t>(to), at<int64_t>(from), least, count);
+          },
+          "to"_a, "from_"_a, "least"_a, "count"_a, "Record ``to = max(from, least)`` of int64.")
+      .def(
+          "gather_rows",
+          [](Recorded& self, Address to, Address table, Address rows, int64_t count, int64_t row_bytes) {
+            self.gather_rows(at<void>(to), at<void>(table), at<int64_t>(rows), count, row_bytes);
+          },
+          "to"_a, "table"_a, "rows"_a, "count"_a, "row_bytes"_a, "Record a look-up of rows, whose numbers are int64.")
+      .def(
+          "argmax",
+          [](Recorded& self, const std::string& dtype, Address x, int64_t rows, int64_t columns, Address values,
+             Address indices) {
+            self.argmax({parse("dtype", dtype, kDTypes), rows, columns, columns, at<void>(x), at<void>(values),
+                         at<int64_t>(indices)});
+          },
+          "dtype"_a, "x"_a, "rows"_a, "columns"_a, "values"_a, "indices"_a,
+          "Record the search for the largest element of each row, and where it comes first. NaN is the largest.")
+      .def(
+          "is_finite",
+          [](Recorded& self, Address to, const std::string& dtype, Address from, int64_t count) {
+            self.is_finite(at<bool>(to), parse("dtype", dtype, kDTypes), at<void>(from), count);
+          },
+          "to"_a, "dtype"_a, "from_"_a, "count"_a, "Record which elements are neither NaN nor infinite.")
+      .def(
+          "where",
+          [](Recorded& self, Address to, Address condition, Address from, int64_t other, int64_t count) {
+            self.where(at<int64_t>(to), at<bool>(condition), at<int64_t>(from), other, count);
+          },
+          "to"_a, "condition"_a, "from_"_a, "other"_a, "count"_a,
+          "Record ``to = from where condition else other`` of int64.")
+      .def("replay", &Recorded::replay, py::call_guard<py::gil_scoped_release>(),
+           "Do what was recorded, in order, with torch's number of threads.");
   py::class_<LoadedLibrary>(
       m, "Library",
       "A compiled library of fdpp. Devices have a number: that of the GPU, 0 for the CPU. What is "
@@ -175,6 +242,9 @@ PYBIND11_MODULE(_host, m) {
            py::call_guard<py::gil_scoped_release>(),
            "Bytes per second that torch's threads read from memory, best of ``repeats`` passes over ``num_bytes``. "
            "Raises MemoryError where there is no room for the buffer.")
+      .def(
+          "record", [](const LoadedLibrary& library) { return library->record(); },
+          "Of the CPU's library: an empty recording.")
       .def(
           "set_seed", [](const LoadedLibrary& library, uint64_t seed) { library->set_seed(seed); }, "seed"_a,
           "Of the simulation: the order in which later calls run the threads of a block.");

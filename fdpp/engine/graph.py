@@ -83,7 +83,7 @@ def _captured(step: Step, capture: Capture) -> Step:
         return capture(step)
     except RuntimeError as error:  # of CUDA, of memory, or of an operator that cannot be captured
         reason = one_line(error)
-        warnings.warn(f"the decode step runs eagerly: it cannot be captured in a graph: {reason}", stacklevel=2)
+        warnings.warn(f"the decode step runs eagerly: it cannot be captured: {reason}", stacklevel=2)
         return step
 
 

@@ -80,7 +80,7 @@ def run_batch(
     is_greedy = recorder is None and all(sequence.sampling.temperature == 0 for sequence in batch)
     launched = _launch(model, batch, cache, begun.logits, choose, is_greedy, capture)
     try:
-        _read(launched, batch, eos_token_ids, ahead=0 if capture is None else 1)
+        _read(launched, batch, eos_token_ids, ahead=int(capture is not None and device.type != "cpu"))
     finally:
         if kept is not None:  # the last token has not been fed
             kept.token_ids = [*batch[0].prompt, *batch[0].token_ids[:-1]]

@@ -1,4 +1,4 @@
-"""Decoding with a captured step: the eager loop's results, by a GPU's graphs or by their stand-in on the CPU."""
+"""Decoding with a captured step: the eager loop's results, by a GPU's graphs or a CPU's recordings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fdpp.engine.graph import MIN_STEPS, StepGraph, read_tokens
+from fdpp.engine.recording import RecordedStep
 from fdpp.errors import FdppError
 from fdpp.llm import LLM
-from tests.engine.recorded_graph import record
 from tests.ops.backends import BACKENDS
 
 PROMPTS = [[5, 6, 7], list(range(20, 41)), [9], [200, 100, 50, 25], list(range(5, 12))]
@@ -31,10 +31,7 @@ def load(request, checkpoints):
     def load(variant: str = "llama", **options) -> tuple[LLM, LLM]:
         path, _ = checkpoints(variant)
         options = {"device": request.param, "dtype": "bfloat16", **options}
-        eager, captured = LLM(path, capture=False, **options), LLM(path, **options)
-        if request.param == "cpu":
-            captured._capture = record
-        return eager, captured
+        return LLM(path, capture=False, **options), LLM(path, **options)
 
     return load
 
@@ -112,7 +109,7 @@ def test_a_capture_that_fails(load):
     eager, captured = load()
     capture = captured._capture
     captured._capture = lambda step: capture(lambda: step().add_(0 * int(torch.zeros(1, device=captured.device))))
-    with pytest.warns(UserWarning, match="runs eagerly: it cannot be captured in a graph: .*captur"):
+    with pytest.warns(UserWarning, match="runs eagerly: it cannot be captured: .*(captur|on the host)"):
         actual = results(captured, max_new_tokens=24, ignore_eos=True)
     assert actual == results(eager, max_new_tokens=24, ignore_eos=True)
 
@@ -132,7 +129,7 @@ def test_logits_that_are_not_finite(load, options):
 
 def test_a_step_is_eager_once_and_captured_once():
     count, captures = torch.zeros(1), []
-    step = StepGraph(lambda: count.add_(1), lambda step: captures.append(int(count)) or record(step))
+    step = StepGraph(lambda: count.add_(1), lambda step: captures.append(int(count)) or RecordedStep(step))
     assert [int(step()) for _ in range(4)] == [1, 2, 3, 4]
     assert captures == [1]
 
@@ -153,10 +150,6 @@ def test_tokens_are_read_while_later_steps_are_launched(ahead):
     assert step == 4
 
 
-def test_only_gpus_capture(checkpoints):
-    assert LLM(checkpoints("llama")[0])._capture is None
-
-
 @pytest.mark.skipif("cuda" not in DEVICES, reason="memory of a GPU")
 def test_memory_does_not_grow(checkpoints):
     llm = LLM(checkpoints("llama")[0], device="cuda")
@@ -168,7 +161,7 @@ def test_memory_does_not_grow(checkpoints):
 
 
 def test_rows_that_have_ended_idle(checkpoints):
-    """From the next step on, or from the one after where the next is launched before the token is read."""
+    """From the next step on."""
     llm = LLM(checkpoints("llama")[0])
     free = llm.generate(PROMPTS, max_new_tokens=MIN_STEPS, ignore_eos=True)
     eos, step = free[1].token_ids[4], llm.model.step
@@ -184,12 +177,12 @@ def test_rows_that_have_ended_idle(checkpoints):
         return step(tokens, positions, seqlens, cache)
 
     llm.model.step = spy
-    for capture, ahead in ((None, 0), (record, 1)):
+    for capture in (None, RecordedStep):
         llm._capture = capture
         steps.clear()
         llm.generate(PROMPTS, max_new_tokens=MIN_STEPS)
         for row, (prompt, end) in enumerate(zip(PROMPTS, ends, strict=True)):
-            moved = min(end - 1 + ahead, MIN_STEPS - 1)
+            moved = min(end - 1, MIN_STEPS - 1)
             expected = [len(prompt) + at if at < moved else -1 for at in range(len(steps))]
             assert [positions[row] for positions in steps] == expected
     assert min(ends) < MIN_STEPS

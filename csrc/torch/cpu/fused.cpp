@@ -11,14 +11,14 @@ namespace {
 
 Tensor run_norm(const NormInputs& inputs) {
   const NormCall call = norm_call(inputs);
-  cpu::norm(cpu::kernels(), call.params, torch_threads());
+  cpu::norm(cpu::kernels(), call.params, recorded_or_torch_threads({{call.params.x, inputs.x.data_ptr()}}));
   return call.out;
 }
 using CpuNorms = Norms<run_norm>;
 
 Tensor silu_mul_cpu(const Tensor& gate_up) {
   const SiluMulCall call = silu_mul_call(gate_up);
-  cpu::silu_mul(cpu::kernels(), call.params, torch_threads());
+  cpu::silu_mul(cpu::kernels(), call.params, recorded_or_torch_threads({{call.params.gate_up, gate_up.data_ptr()}}));
   return call.out;
 }
 
@@ -42,8 +42,9 @@ Tensor rope_append_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const 
                        const Tensor& positions, const Tensor& k_cache, const Tensor& v_cache,
                        const OptionalTensor& block_table, bool interleaved) {
   const RopeCall call = rope_call({q, k, v, cos, sin, positions, k_cache, v_cache, block_table, interleaved});
-  check_positions(call, cos.size(0));
-  cpu::rope_append(cpu::kernels(), call.params, torch_threads());
+  const cpu::Threads threads = recorded_or_torch_threads();
+  if (threads.recording == nullptr) check_positions(call, cos.size(0));  // those of a replay are not known yet
+  cpu::rope_append(cpu::kernels(), call.params, threads);
   return call.out;
 }
 

@@ -3,8 +3,13 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
+#include "cpu/recording.h"
 #include "torch/arguments/schemas.h"
 #include "torch/cpu/cpu_threads.h"
 
@@ -13,6 +18,76 @@ namespace fdpp {
 namespace {
 
 STABLE_TORCH_LIBRARY(fdpp, m) { schemas::define(m); }
+
+bool is_finite_at(DType dtype, const void* values, int64_t i) {
+  switch (dtype) {
+    case DType::f32: return std::isfinite(static_cast<const float*>(values)[i]);
+    case DType::bf16: return std::isfinite(to_float(static_cast<const bf16*>(values)[i]));
+    case DType::f16: return std::isfinite(to_float(static_cast<const f16*>(values)[i]));
+  }
+  return false;
+}
+
+class CpuRecording final : public RecordedOperators {
+ public:
+  ~CpuRecording() override { end(); }
+
+  void begin() override { cpu::set_current_recording(&recording_); }
+  void end() override {
+    if (cpu::current_recording() == &recording_) cpu::set_current_recording(nullptr);
+  }
+  int64_t size() const override { return recording_.size(); }
+  void copy(void* to, const void* from, int64_t bytes) override {
+    once([=] { std::memcpy(to, from, bytes); });
+  }
+  void zero(void* to, int64_t bytes) override {
+    once([=] { std::memset(to, 0, bytes); });
+  }
+  void add(int32_t* to, const int32_t* from, int64_t count) override {
+    once([=] {
+      for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+    });
+  }
+  void clamp_min(int64_t* to, const int64_t* from, int64_t least, int64_t count) override {
+    once([=] {
+      for (int64_t i = 0; i < count; ++i) to[i] = std::max(from[i], least);
+    });
+  }
+  void gather_rows(void* to, const void* table, const int64_t* rows, int64_t count, int64_t row_bytes) override {
+    once([=] {
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(static_cast<char*>(to) + i * row_bytes, static_cast<const char*>(table) + rows[i] * row_bytes,
+                    row_bytes);
+      }
+    });
+  }
+  void argmax(const ArgmaxParams& params) override { cpu::argmax(cpu::kernels(), params, threads()); }
+  void is_finite(bool* to, DType dtype, const void* from, int64_t count) override {
+    once([=] {
+      for (int64_t i = 0; i < count; ++i) to[i] = is_finite_at(dtype, from, i);
+    });
+  }
+  void where(int64_t* to, const bool* condition, const int64_t* from, int64_t other, int64_t count) override {
+    once([=] {
+      for (int64_t i = 0; i < count; ++i) to[i] = condition[i] ? from[i] : other;
+    });
+  }
+
+  void replay() override { recording_.replay(torch_threads()); }
+
+ private:
+  cpu::Threads threads() {
+    cpu::Threads threads = torch_threads();
+    threads.recording = &recording_;
+    return threads;
+  }
+  template <typename Fn>
+  void once(Fn fn) {
+    cpu::once(threads(), fn);
+  }
+
+  cpu::Recording recording_;
+};
 
 class CpuLibrary final : public Library {
  public:
@@ -25,6 +100,8 @@ class CpuLibrary final : public Library {
   double measure_read_bandwidth(int64_t bytes, int repeats) const override {
     return cpu::measure_read_bandwidth(cpu::kernels(), bytes, repeats, torch_threads());
   }
+
+  std::unique_ptr<RecordedOperators> record() const override { return std::make_unique<CpuRecording>(); }
 };
 
 const CpuLibrary library{};

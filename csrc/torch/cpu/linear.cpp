@@ -12,16 +12,10 @@ namespace fdpp {
 
 namespace {
 
-// What the kernels leave to do with a product, which is a result already where that is nothing.
-Tensor with_epilogue(const LinearInputs& arguments, LinearCall& call, const Tensor& product) {
-  if (!has_epilogue(call.params)) return product;
-  const Tensor out = make_output(arguments, call);
-  cpu::linear_epilogue(cpu::kernels(), {call.params, product.data_ptr()}, torch_threads());
-  return out;
-}
-
 Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int config) {
+  const bool finishes = has_epilogue(call.params);
   const Tensor product = empty_with_last(arguments.x, call.params.N);
+  const Tensor out = finishes ? make_output(arguments, call) : product;
   LinearParams p = product_params(call, product);
   const cpu::Kernels& kernels = cpu::kernels();
   if (impl == Impl::gemv) {
@@ -29,14 +23,16 @@ Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int confi
   } else if (config < 0) {
     config = cpu::default_flat_gemm_config(kernels, p);
   }
-  const Scratch packed = scratch(arguments.op, kernels.packed_x_bytes(p, config));
+  Scratch packed = scratch(arguments.op, kernels.packed_x_bytes(p, config));
   p.packed_x = packed.get();
-  if (impl == Impl::gemv) {
-    cpu::gemv(kernels, p, torch_threads());
-  } else {
-    cpu::flat_gemm(kernels, p, config, torch_threads());
-  }
-  return with_epilogue(arguments, call, product);
+  const void* const residual = arguments.residual.has_value() ? arguments.residual->data_ptr() : nullptr;
+  const cpu::Threads threads =
+      recorded_or_torch_threads({{p.x, arguments.x.data_ptr()}, {call.params.residual, residual}});
+  const EpilogueParams epilogue{call.params, product.data_ptr()};
+  cpu::linear(kernels, p, config, finishes ? &epilogue : nullptr, threads);
+  keep(threads, std::move(packed));
+  if (finishes) keep(threads, product);
+  return out;
 }
 
 Tensor gemv_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
@@ -61,8 +57,12 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   LinearCall call = linear_call(arguments);
   const LinearParams& p = call.params;
   const Choice choice = choose_linear(0, p.dtype, p.N, p.K, p.M);
-  if (choice.impl == Impl::aten) return with_epilogue(arguments, call, aten_linear(arguments));
-  return run(arguments, call, choice.impl, choice.config);
+  if (choice.impl != Impl::aten) return run(arguments, call, choice.impl, choice.config);
+  const Tensor product = aten_linear(arguments);
+  if (!has_epilogue(p)) return product;
+  const Tensor out = make_output(arguments, call);
+  cpu::linear_epilogue(cpu::kernels(), {p, product.data_ptr()}, torch_threads());
+  return out;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
