@@ -41,6 +41,7 @@ FIGURES = {
     "attention": Figure(("heads", "dtype", "batch", "context"), "us", is_time=True),
     "linear": Figure(("dtype", "K", "N", "M"), "fdpp us", is_time=True),
     "decode": Figure(("batch",), "tokens/s"),
+    "neighbour": Figure(("batch", "threads"), "beside"),
     "step": Figure(("model", "dtype", "batch", "context"), "tokens/s"),
 }
 

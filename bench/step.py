@@ -1,11 +1,13 @@
-"""The decode step of a GPU, whole: fdpp eager and captured in a graph, beside transformers, on random weights.
+"""The decode step, whole: fdpp eager and captured, beside transformers, on random weights.
 
-    python bench/step.py                                  # Llama 2 7B, Llama 3 8B, Llama 3.2 1B
+    python bench/step.py                                  # on a GPU: Llama 2 7B, Llama 3 8B, Llama 3.2 1B
+    python bench/step.py --device cpu                     # SmolLM2 135M, Llama 3.2 1B
     python bench/step.py --models llama-2-7b --batches 1 --contexts 1024
 
 A step appends one token to each sequence, whose cache holds `context` tokens, and takes the likeliest next one. Speed
 does not depend on what weights and cache hold, so both are random and nothing is downloaded. `bound` is the time that
 reading the weights and the cache once takes at the bandwidth measured in the same run; share is bound over captured.
+On a CPU the captured step is split into products with weights, attention, all else that is replayed, and Python.
 transformers runs as its users find it: its own eager model with torch's attention and a dynamic cache.
 """
 
@@ -24,16 +26,21 @@ from fdpp import timing
 from fdpp.engine import kv_cache
 from fdpp.engine.graph import GraphCapture
 from fdpp.engine.model import Model
+from fdpp.engine.recording import RecordedStep
+from fdpp.engine.sampling import greedy
 from fdpp.models import family_of
 
 MODELS = {  # vocabulary, hidden, intermediate, layers, query heads, KV heads
     "llama-2-7b": (32000, 4096, 11008, 32, 32, 32),
     "llama-3-8b": (128256, 4096, 14336, 32, 32, 8),
     "llama-3.2-1b": (128256, 2048, 8192, 16, 32, 8),
+    "smollm2-135m": (49152, 576, 1536, 30, 9, 3),
 }
+PARTS = ("weights", "attention", "others", "python")  # of a step on a CPU
 COLUMNS = {
     "model": "s", "batch": "d", "context": "d", "bound ms": ".2f", "captured ms": ".2f", "share": ".0%",
     "tokens/s": ".0f", "eager ms": ".2f", "transformers ms": ".2f", "x transformers": ".2f",
+    **{f"{part} ms": ".2f" for part in PARTS},
 }  # fmt: skip
 
 
@@ -54,13 +61,13 @@ def random_model(name: str, dtype: torch.dtype, device: str) -> Model:
 
 def seconds(step: Callable[[], object], count: int) -> float:
     """Of one step: the median over three rounds of ``count`` steps, the host's time included."""
-    rounds = []
+    rounds, synchronize = [], torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for _ in range(3):
-        torch.cuda.synchronize()
+        synchronize()
         start = time.perf_counter()
         for _ in range(count):
             step()
-        torch.cuda.synchronize()
+        synchronize()
         rounds.append((time.perf_counter() - start) / count)
     return statistics.median(rounds)
 
@@ -69,7 +76,7 @@ def seconds(step: Callable[[], object], count: int) -> float:
 def measure_fdpp(model: Model, batch: int, context: int, steps: int) -> dict[str, float]:
     """Seconds of a step, and the bytes that it reads."""
     device = model.device
-    length = context + 8 * steps
+    length = context + 8 * steps + 1
     cache = kv_cache.allocate(model.attentions, [length] * batch, model.dtype, device)
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
@@ -81,12 +88,16 @@ def measure_fdpp(model: Model, batch: int, context: int, steps: int) -> dict[str
     def step() -> torch.Tensor:
         positions.add_(1)
         seqlens.add_(1)
-        return tokens.copy_(model.step(tokens, positions, seqlens, cache).argmax(-1))
+        return tokens.copy_(greedy(model.step(tokens, positions, seqlens, cache)))
 
     step()
     eager = seconds(lambda: step().tolist(), steps)  # as a loop without a graph has to: it looks at each token
-    captured = seconds(GraphCapture(device)(step), steps)
-    return {"eager": eager, "captured": captured, "bytes": model.step_bytes(context, batch)}
+    captured = RecordedStep(step) if device.type == "cpu" else GraphCapture(device)(step)
+    times = {"eager": eager, "captured": seconds(captured, steps), "bytes": model.step_bytes(context, batch)}
+    if isinstance(captured, RecordedStep):
+        profiles = [captured.profile() for _ in range(steps)]
+        times |= {part: statistics.median(profile[part] for profile in profiles) for part in PARTS}
+    return times
 
 
 @torch.inference_mode()
@@ -119,20 +130,25 @@ def measure_transformers(name: str, dtype: torch.dtype, device: str, cases: list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     integers = lambda text: [int(value) for value in text.split(",")]  # noqa: E731
-    parser.add_argument("--device", default="cuda", help="a GPU of torch's")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--device", default="cuda", help="a GPU of torch's, or cpu (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--batches", type=integers, default=[1, 8, 32])
     parser.add_argument("--contexts", type=integers, default=[1024, 8192])
     parser.add_argument("--steps", type=int, default=24, help="of a round")
     parser.add_argument("--max-gib", type=float, default=80.0, help="skip larger caches")
     parser.add_argument("--no-transformers", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="few steps")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="directory of the results")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps = 2
     dtype, device = harness.DTYPES[arguments.dtype], arguments.device
+    small = ["smollm2-135m", "llama-3.2-1b"]
+    models = arguments.models or (small if device == "cpu" else [name for name in MODELS if name != small[0]])
     bandwidth, rows = timing.memory_bandwidth(device), []
     path = arguments.out / f"step_{harness.slug(device)}.json"
-    for name in arguments.models:
+    for name in models:
         _, hidden, _, layers, heads, kv_heads = MODELS[name]
         token_bytes = 2 * layers * kv_heads * hidden // heads * dtype.itemsize
         cases = [
@@ -154,10 +170,11 @@ def main() -> None:
                 "captured ms": time_of["captured"] * 1e3, "eager ms": time_of["eager"] * 1e3,
                 "share": bound / time_of["captured"], "tokens/s": batch / time_of["captured"],
                 "transformers ms": other and other * 1e3, "x transformers": other and other / time_of["captured"],
+                **{f"{part} ms": time_of[part] * 1e3 for part in PARTS if part in time_of},
             })  # fmt: skip
         harness.write_json(path, device, is_final=False, bandwidth=bandwidth, rows=rows)
     harness.print_table(rows, COLUMNS)
-    harness.write_json(path, device, bandwidth=bandwidth, rows=rows)
+    harness.write_json(path, device, quick=arguments.quick, bandwidth=bandwidth, rows=rows)
 
 
 if __name__ == "__main__":

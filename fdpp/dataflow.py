@@ -184,6 +184,8 @@ def tables() -> dict[Path, list[Row]]:
 
 def install() -> None:
     """Hand the tables to the libraries in place of those they had: of those for the CPU, the rows of this processor."""
+    global _generation
+    _generation += 1
     rows: dict[str, dict[tuple[object, ...], Row]] = {}
     for table in tables().values():
         for row in table:
@@ -199,7 +201,13 @@ def install() -> None:
     set_batch_invariant(_batch_invariant)
 
 
+_generation = 0
 _batch_invariant = os.environ.get("FDPP_BATCH_INVARIANT") == "1"
+
+
+def generation() -> tuple[int, bool]:
+    """Another value whenever ``linear`` may choose otherwise than before, so that what was recorded is out of date."""
+    return _generation, _batch_invariant
 
 
 def set_batch_invariant(on: bool) -> None:

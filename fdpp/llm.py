@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,17 @@ from fdpp.calibration import Calibration
 from fdpp.checkpoints import open_checkpoint
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.checkpoints.loading import Progress, load_weights
+from fdpp.completion import Completion
 from fdpp.dtypes import torch_dtype
 from fdpp.engine.graph import GraphCapture
 from fdpp.engine.model import Model
 from fdpp.engine.prompt_cache import PromptCache
-from fdpp.engine.recording import RecordedStep
 from fdpp.engine.prompts import Prompts, check_ids, check_tokens, list_of_prompts
-from fdpp.engine.runner import run_batch
+from fdpp.engine.recording import RecordedStep
+from fdpp.engine.runner import Runner, Runners
 from fdpp.engine.sampling import seeded
 from fdpp.engine.sampling_options import SamplingOptions, sampling_defaults
 from fdpp.engine.sequence import Sequence as Row
-from fdpp.engine.sequence import Timings
 from fdpp.engine.text_stream import TextStream
 from fdpp.engine.values import integer
 from fdpp.errors import FdppError, RequestError, one_line, prefix_errors, show
@@ -39,30 +38,6 @@ from fdpp.tokenizers import Tokenizer
 Stream = Callable[[int, str], None]
 
 _REQUIRED = {"jinja2", "gguf", "safetensors", "transformers", "tokenizers", "huggingface_hub"}
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What a model made of one prompt.
-
-    Attributes:
-        text: the new text, up to the stop string or the end-of-text token, neither of them included.
-        token_ids: the new tokens; all of them, the end-of-text token included.
-        prompt_token_ids: the tokens of the prompt.
-        finish_reason: ``"stop"`` or ``"length"``.
-        timings: where the time went.
-        sampling: how the tokens were chosen; a seed that was drawn is in there.
-        logprobs: per new token, the log-probability of the likeliest tokens and of the chosen one by token id: natural
-            logarithms of the model's softmax, before any sampling option. None unless asked for.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_token_ids: list[int]
-    finish_reason: str
-    timings: Timings
-    sampling: SamplingOptions
-    logprobs: list[dict[int, float]] | None
 
 
 class LLM:
@@ -126,7 +101,10 @@ class LLM:
             load_weights(checkpoint, self.model.weights(), self.dtype, self.device, progress)
             self.model.reserve(0)
         self.calibration = _calibration(phi, self.model, checkpoint.path)
-        self._capture = None if not capture else RecordedStep if self.device.type == "cpu" else GraphCapture(self.device)
+        self._capture = (
+            None if not capture else RecordedStep if self.device.type == "cpu" else GraphCapture(self.device)
+        )
+        self._runners = Runners()
 
     def generate(
         self,
@@ -210,23 +188,21 @@ class LLM:
         if cache is not None and len(sequences) != 1:
             raise RequestError(f"cache: expected one prompt and one completion with it, got {len(sequences)}")
         eos = ends if ignore_eos else ends | self.eos_token_ids
-        groups = range(0, len(sequences) if max_new_tokens else 0, self.max_batch_size)
-        with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
-            for start in groups:
-                group = sequences[start : start + self.max_batch_size]
-                run_batch(self.model, group, eos, self.page_size, logprobs, self._capture, cache)
-        return [
-            Completion(
-                sequence.stream.text,
-                sequence.token_ids,
-                list(sequence.prompt),
-                sequence.finish_reason or "length",
-                sequence.timings,
-                sequence.sampling,
-                sequence.logprobs,
-            )
-            for sequence in sequences
-        ]
+        if max_new_tokens:
+            self._run(sequences, eos, logprobs, cache)
+        return [Completion.of(sequence) for sequence in sequences]
+
+    def _run(self, sequences: list[Row], eos: frozenset[int], logprobs: int | None, cache: PromptCache | None) -> None:
+        """By a runner that nobody else uses; a request in the middle of another one gets its own."""
+        try:
+            runner = self._runners.pop()
+        except IndexError:
+            runner = Runner(self.model, self.max_batch_size, self.page_size, self._capture)
+        try:
+            with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
+                runner.run(sequences, eos, logprobs, cache)
+        finally:
+            self._runners[:] = [runner]
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Completion]:
         """Answer a conversation.

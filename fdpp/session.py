@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fdpp.engine.prompt_cache import PromptCache
 
 if TYPE_CHECKING:
-    from fdpp.llm import LLM, Completion
+    from fdpp.completion import Completion
+    from fdpp.llm import LLM
 
 
 class Session:

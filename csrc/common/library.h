@@ -2,6 +2,7 @@
 // Python's module (csrc/python) calls it. A method refuses what it is given with std::invalid_argument.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,7 +30,8 @@ class RecordedOperators {
   virtual void argmax(const ArgmaxParams& params) = 0;
   virtual void is_finite(bool* to, DType dtype, const void* from, int64_t count) = 0;
   virtual void where(int64_t* to, const bool* condition, const int64_t* from, int64_t other, int64_t count) = 0;
-  virtual void replay() = 0;  // with torch's number of threads
+  virtual void replay() = 0;                    // with torch's number of threads
+  virtual std::array<double, 3> profile() = 0;  // replays, and says how long weights, attention and the rest took
 };
 
 class Library {

@@ -97,6 +97,7 @@ void record_attention(const Kernels& kernels, const AttentionParams& p, bool pla
   Work work{items, 1, 1, attention_bytes(p, p.capacity * p.batch) < kSerialBytes, [task](int64_t begin, int64_t end) {
               for (int64_t item = begin; item < end; ++item) task->run(item);
             }};
+  work.kind = WorkKind::attention;
   const int most = p.num_splits;
   if (plans) {
     work.prepare = [task, most](int count) { task->plan_again(most, count); };

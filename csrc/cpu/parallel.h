@@ -31,6 +31,7 @@ void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int
   if (threads.recording != nullptr) {
     if (total == 0) return;
     return threads.recording->add({total, multiple, least, threads.count <= 1 || total <= least, fn, nullptr,
+                                   weights.data == nullptr ? WorkKind::others : WorkKind::weights,
                                    static_cast<const char*>(weights.data), weights.record_bytes});
   }
   struct Context {

@@ -15,7 +15,7 @@ constexpr int64_t kAheadBytes = 128 << 10;  // that a thread fetches of the next
 constexpr int64_t kLineBytes = 64;
 // A piece takes some 50 us. Who waits longer waits for a thread that is not running.
 constexpr auto kStall = std::chrono::microseconds(400);
-constexpr auto kFirstPause = std::chrono::milliseconds(20), kLastPause = std::chrono::milliseconds(640);
+constexpr int kMostPauses = 32;  // the longest pause in first ones
 
 // A counter that every replay finds at its start without being reset: beside its value stands the ticket of the replay
 // that set it.
@@ -92,7 +92,7 @@ struct Recording::Ahead {
   int64_t bytes = 0;
 };
 
-Recording::Recording() : pause_(kFirstPause) {}
+Recording::Recording(Clock::duration pause) : first_pause_(pause), pause_(pause) {}
 Recording::~Recording() = default;
 
 void Recording::divide(int threads) {
@@ -101,7 +101,8 @@ void Recording::divide(int threads) {
   bool was_serial = false;
   for (const Work& work : works_) {
     const bool is_serial = work.is_serial || threads == 1;
-    if (!is_serial || !was_serial) phases_.push_back(std::make_unique<Phase>(is_serial ? 1 : threads));
+    const bool joins = is_serial && was_serial && phases_.back()->works.back()->kind == work.kind;
+    if (!joins) phases_.push_back(std::make_unique<Phase>(is_serial ? 1 : threads));
     was_serial = is_serial;
     Phase& phase = *phases_.back();
     phase.works.push_back(&work);
@@ -111,6 +112,12 @@ void Recording::divide(int threads) {
     phase.least = std::max(work.least, work.multiple);
     phase.most = work.record_bytes == 0 ? work.total : std::max(phase.least, kPieceBytes / work.record_bytes);
   }
+}
+
+void Recording::profile(const Threads& threads, WorkSeconds& seconds) {
+  seconds_ = &seconds;
+  replay(threads);
+  seconds_ = nullptr;
 }
 
 void Recording::replay(const Threads& threads) {
@@ -126,7 +133,7 @@ void Recording::replay(const Threads& threads) {
     std::thread::id caller;
     std::atomic<int> members{0};
     Clock::time_point done;
-  } team{this, std::this_thread::get_id()};
+  } team{this, std::this_thread::get_id(), 0, {}};
   const auto body = [](void* opaque) {
     Team& mine = *static_cast<Team*>(opaque);
     mine.recording->take_part(mine.members.fetch_add(1, std::memory_order_relaxed));
@@ -137,11 +144,10 @@ void Recording::replay(const Threads& threads) {
   if (Clock::now() - team.done > kStall) stalled_.store(true, std::memory_order_relaxed);
 }
 
-// Each time that a stall comes soon after a pause, the next pause is twice as long.
 int Recording::threads_to_use(int threads) {
   if (stalled_.exchange(false, std::memory_order_relaxed)) {
     const auto now = Clock::now();
-    pause_ = now < limited_until_ + pause_ ? std::min<Clock::duration>(2 * pause_, kLastPause) : kFirstPause;
+    pause_ = now < limited_until_ + pause_ ? std::min(2 * pause_, kMostPauses * first_pause_) : first_pause_;
     limited_until_ = now + pause_;
     limit_ = std::max(1, homes_ - 1);
   } else if (limit_ != 0 && Clock::now() > limited_until_) {
@@ -152,6 +158,9 @@ int Recording::threads_to_use(int threads) {
 
 void Recording::take_part(int thread) {
   Ahead ahead;
+  Clock::time_point since;
+  WorkSeconds* const seconds = thread == 0 ? seconds_ : nullptr;
+  if (seconds != nullptr) since = Clock::now();
   for (size_t i = 0; i < phases_.size(); ++i) {
     Phase& phase = *phases_[i];
     for (int step = 0; step < phase.homes(); ++step) {
@@ -162,6 +171,10 @@ void Recording::take_part(int thread) {
       }
     }
     wait_for(i, thread, ahead);
+    if (seconds == nullptr) continue;
+    const Clock::time_point now = Clock::now();
+    (*seconds)[static_cast<size_t>(phase.works.front()->kind)] += std::chrono::duration<double>(now - since).count();
+    since = now;
   }
 }
 

@@ -6,6 +6,7 @@
 // fetches the weights that it will want next: the double buffer of the paper, across operators.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -17,6 +18,9 @@ namespace fdpp::cpu {
 
 struct Threads;
 
+enum class WorkKind { weights, attention, others };
+using WorkSeconds = std::array<double, 3>;  // by kind
+
 // Work of an operator that threads can share: run(begin, end) for disjoint ranges that make up [0, total), in any
 // order. The pieces are multiples of `multiple`, and not below `least` but at the end.
 struct Work {
@@ -24,14 +28,19 @@ struct Work {
   bool is_serial;  // too little to be shared
   std::function<void(int64_t begin, int64_t end)> run;
   std::function<void(int threads)> prepare = nullptr;  // called before each replay
-  // What run() reads from memory, from first to last: [total] records of that many bytes.
+  WorkKind kind = WorkKind::others;
+  // The weights that run() reads, from first to last: [total] records of that many bytes.
   const char* weights = nullptr;
   int64_t record_bytes = 0;
 };
 
 class Recording {
  public:
-  Recording();
+  using Clock = std::chrono::steady_clock;
+
+  // After a thread was taken away with work in its hands, replays do with one thread fewer for that long; at each
+  // further time soon after, for twice as long.
+  explicit Recording(Clock::duration pause = std::chrono::milliseconds(20));
   ~Recording();
 
   // Adds work. What it points into must live as long as this object; keep() sees to that.
@@ -41,11 +50,12 @@ class Recording {
 
   // Does all work, in order, on threads of the caller's. Nothing can be added any more. One call at a time.
   void replay(const Threads& threads);
+  // Does it once more and adds what each kind took, as one of the threads saw it.
+  void profile(const Threads& threads, WorkSeconds& seconds);
 
  private:
   struct Phase;
   struct Ahead;
-  using Clock = std::chrono::steady_clock;
 
   void divide(int threads);
   int threads_to_use(int threads);
@@ -59,11 +69,11 @@ class Recording {
   int homes_ = 0;        // threads that the phases are divided among
   uint64_t ticket_ = 0;  // of this replay
 
-  // Where the processors are wanted by others, a step is done when its slowest thread is: for a while, replays get one
-  // thread fewer.
+  WorkSeconds* seconds_ = nullptr;
   std::atomic<bool> stalled_{false};
   int limit_ = 0;  // of threads; 0: none
   Clock::time_point limited_until_;
+  const Clock::duration first_pause_;
   Clock::duration pause_;
 };
 

@@ -201,7 +201,9 @@ PYBIND11_MODULE(_host, m) {
           "to"_a, "condition"_a, "from_"_a, "other"_a, "count"_a,
           "Record ``to = from where condition else other`` of int64.")
       .def("replay", &Recorded::replay, py::call_guard<py::gil_scoped_release>(),
-           "Do what was recorded, in order, with torch's number of threads.");
+           "Do what was recorded, in order, with torch's number of threads.")
+      .def("profile", &Recorded::profile, py::call_guard<py::gil_scoped_release>(),
+           "Do it, and return the seconds that products with weights, attention, and everything else took.");
   py::class_<LoadedLibrary>(
       m, "Library",
       "A compiled library of fdpp. Devices have a number: that of the GPU, 0 for the CPU. What is "

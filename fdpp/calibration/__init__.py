@@ -81,6 +81,7 @@ class Calibration:
             )
         for attention, phi in zip(model.attentions, self.phi[guard_of(model.device, model.dtype)], strict=True):
             attention.phi = torch.tensor(phi, dtype=torch.float32, device=model.device)
+        model.version += 1
 
 
 def guard_of(device: torch.device, dtype: torch.dtype) -> str:

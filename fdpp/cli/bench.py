@@ -41,4 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"round {number} of {arguments.rounds}, batch {arguments.batch}")
         softmax = describe_softmax(llm, timings)
         print(render_summary(timings, bytes_per_step, memory_bandwidth(arguments.device), softmax=softmax), flush=True)
+    if llm.device.type == "cpu":
+        from fdpp.engine.explain_step import profile_step
+
+        context = min(arguments.prompt_tokens + arguments.new_tokens // 2, llm.max_seq_len)
+        print(f"step     {profile_step(llm.model, arguments.batch, context, llm.page_size)}")
     print(f"median   {statistics.median(rates):.1f} decode tokens/s ({min(rates):.1f}..{max(rates):.1f})")

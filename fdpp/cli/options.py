@@ -55,10 +55,12 @@ def text(argument: str) -> str:
         raise argparse.ArgumentTypeError(f"expected a text in UTF-8, got {argument[:40]!r}") from None
 
 
-def add_model(parser: argparse.ArgumentParser, phi: bool = True) -> None:
+def add_model(parser: argparse.ArgumentParser, phi: bool = True, is_required: bool = True) -> None:
     """The options that say which model runs, and where; and, unless not ``phi``, with which calibration."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, metavar="M", help="a Hugging Face directory or id, or a GGUF file")
+    group.add_argument(
+        "--model", required=is_required, metavar="M", help="a Hugging Face directory or id, or a GGUF file"
+    )
     group.add_argument("--device", default="cpu", help="device to run on (default: %(default)s)")
     group.add_argument("--dtype", choices=NAMES, default="bfloat16", help="compute type (default: %(default)s)")
     group.add_argument(
@@ -74,7 +76,7 @@ def add_model(parser: argparse.ArgumentParser, phi: bool = True) -> None:
         "--page-size", type=integer(1, MAX_TOKENS), metavar="N", help="use a paged KV cache (default: contiguous)"
     )
     group.add_argument(
-        "--no-capture", action="store_true", help="on a GPU, run decode steps eagerly instead of from a captured graph"
+        "--no-capture", action="store_true", help="run decode steps operator by operator instead of as one recording"
     )
     if phi:
         group.add_argument(

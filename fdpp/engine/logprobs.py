@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fdpp.engine.sequence import Sequence
+
 
 class LogprobRecorder:
     """Collects them step by step on the device; they are read once, at the end.
@@ -19,19 +21,20 @@ class LogprobRecorder:
         self._count = count
         self._tokens: list[Tensor] = []
         self._logprobs: list[Tensor] = []
+        self._sequences: list[list[Sequence]] = []
 
-    def add(self, logits: Tensor, tokens: Tensor) -> None:
-        """Take the logits ``[B, V]`` of a step and the tokens int64 ``[B]`` that were chosen; below 0: none."""
+    def add(self, logits: Tensor, tokens: Tensor, sequences: list[Sequence]) -> None:
+        """Take the logits ``[B, V]`` of a step and the tokens int64 ``[B]`` that sequences got; below 0: none."""
         logits = logits.double()
         likeliest = logits.topk(min(self._count, logits.shape[-1])).indices
         kept = torch.cat([likeliest, tokens.clamp(min=0)[:, None]], dim=-1)
         self._tokens.append(kept)
         self._logprobs.append(logits.gather(-1, kept) - logits.logsumexp(-1, keepdim=True))
+        self._sequences.append(sequences)
 
-    def read(self) -> list[list[dict[int, float]]]:
-        """Per sequence and step, log-probability by token: the likeliest first, and the chosen one."""
-        tokens, logprobs = (torch.stack(steps, dim=1).tolist() for steps in (self._tokens, self._logprobs))
-        return [
-            [dict(zip(ids, values, strict=True)) for ids, values in zip(row, row_logprobs, strict=True)]
-            for row, row_logprobs in zip(tokens, logprobs, strict=True)
-        ]
+    def hand_out(self) -> None:
+        """Give each sequence its own: by step, log-probability by token, the likeliest first, and the chosen one."""
+        for tokens, logprobs, sequences in zip(self._tokens, self._logprobs, self._sequences, strict=True):
+            for sequence, ids, values in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
+                if sequence.logprobs is not None and len(sequence.logprobs) < len(sequence.token_ids):
+                    sequence.logprobs.append(dict(zip(ids, values, strict=True)))

@@ -31,6 +31,7 @@ class Model(Part):
     ) -> None:
         self.embedding, self.blocks, self.norm, self.head = embedding, list(blocks), norm, head
         self.max_positions = max_positions
+        self.version = 0  # another number whenever a part got another tensor, which a captured step does not know
         self._rotaries = list(self.walk(Rotary))
 
     @property
@@ -87,9 +88,14 @@ class Model(Part):
         Returns:
             logits ``[B, V]`` in the dtype of the weights. Rows that idle hold no meaning.
         """
-        tables = {rotary: rotary.tables for rotary in self._rotaries}
-        run = Pass(positions, cache.block_table, tables, attend_step(cache, cache_seqlens, cache.rereferences))
+        run = Pass(
+            positions, cache.block_table, self.step_tables(), attend_step(cache, cache_seqlens, cache.rereferences)
+        )
         return self.head(self.forward(tokens[:, None], cache, run)[:, 0])
+
+    def step_tables(self) -> dict[Rotary, Tables]:
+        """The tables of each rotary embedding for steps: those in use now, which :meth:`reserve` may replace."""
+        return {rotary: rotary.tables for rotary in self._rotaries}
 
     def prompt_tables(self, length: int) -> dict[Rotary, Tables]:
         """The tables of each rotary embedding for a prompt of that length."""

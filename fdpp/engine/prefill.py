@@ -20,7 +20,7 @@ from fdpp.engine.layers import Attention, Pass
 from fdpp.engine.model import Model
 
 CHUNK = 1024  # tokens of a pass; bounds the memory of activations and masks
-_LEAST_SHARED = 32  # tokens: to compute fewer a second time is cheaper than a pass that others wait for
+LEAST_SHARED = 32  # tokens: to compute fewer a second time is cheaper than a pass that others wait for
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Schedule:
             is_twin = common == len(prompts[row])
             while source in self._sources and self._sources[source][1] >= common:
                 source = self._sources[source][0]  # who has it first
-            if is_twin or shares and common >= max(_LEAST_SHARED, cached[row] + 1):
+            if is_twin or shares and common >= max(LEAST_SHARED, cached[row] + 1):
                 self._sources[row] = source, common
         self._cuts: list[set[int]] = [set() for _ in prompts]  # where others take over
         for source, length in self._sources.values():
@@ -110,24 +110,30 @@ class Prefilled:
 
 @torch.inference_mode()
 def prefill(
-    model: Model, prompts: Sequence[list[int]], cache: KVCache, cached: Sequence[int] | None = None
+    model: Model,
+    prompts: Sequence[list[int]],
+    cache: KVCache,
+    cached: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Prefilled:
     """Run prompts and predict their continuations.
 
     Args:
         model: with its weights, and tables that cover the prompts (:meth:`Model.reserve`).
-        prompts: the tokens of each row of the cache, at least one.
+        prompts: their tokens, at least one.
         cache: **mutated**: filled up to the length of each prompt.
         cached: how many tokens of each prompt it holds already, fewer than all; None for none.
+        rows: of the cache, one for each prompt; None for its first ones.
     """
     cached = [0] * len(prompts) if cached is None else cached
+    rows = range(len(prompts)) if rows is None else rows
     kinds = [model.prompt_kind(len(prompt)) for prompt in prompts]
     schedule = Schedule(prompts, cached, kinds, shares=not dataflow.is_batch_invariant())
     logits: list[Tensor | None] = [None] * len(prompts)
     tokens, seconds = [0] * len(prompts), [0.0] * len(prompts)
     while pieces := schedule.next_pieces():
         start = time.perf_counter()
-        hidden = _run(model, pieces, prompts, cache)
+        hidden = _run(model, pieces, prompts, cache, rows)
         last, ended = -1, []
         for piece in pieces:
             last += piece.stop - piece.start
@@ -138,7 +144,7 @@ def prefill(
             for (row, _), values in zip(ended, found, strict=True):
                 logits[row] = values
         for source, row, length in schedule.take_over():
-            cache.copy(source, row, length)
+            cache.copy(rows[source], rows[row], length)
             if length == len(prompts[row]):
                 logits[row] = logits[source]
         _synchronize(model.device)
@@ -150,27 +156,32 @@ def prefill(
     return Prefilled(torch.stack([values for values in logits if values is not None]), tokens, seconds)
 
 
-def _run(model: Model, pieces: Sequence[Piece], prompts: Sequence[list[int]], cache: KVCache) -> Tensor:
+def _run(
+    model: Model, pieces: Sequence[Piece], prompts: Sequence[list[int]], cache: KVCache, rows: Sequence[int]
+) -> Tensor:
     """The normed output of the last layer for all tokens of the pieces, ``[T, H]``; appends to the cache."""
     flat = [
-        (piece.row, place, prompts[piece.row][place]) for piece in pieces for place in range(piece.start, piece.stop)
+        (rows[piece.row], place, prompts[piece.row][place])
+        for piece in pieces
+        for place in range(piece.start, piece.stop)
     ]
-    rows, positions, tokens = torch.tensor(flat, dtype=torch.int64, device="cpu").to(model.device).unbind(1)
+    token_rows, positions, tokens = torch.tensor(flat, dtype=torch.int64, device="cpu").to(model.device).unbind(1)
     tables = model.prompt_tables(len(prompts[pieces[0].row]))
-    attend = _attend_pieces(cache, pieces, model.device)
-    run = Pass(positions[:, None].int(), cache.pages_of(rows), tables, attend)
+    attend = _attend_pieces(cache, pieces, rows, model.device)
+    run = Pass(positions[:, None].int(), cache.pages_of(token_rows), tables, attend)
     return model.forward(tokens[:, None], cache, run)[:, 0]
 
 
-def _attend_pieces(cache: KVCache, pieces: Sequence[Piece], device: torch.device) -> Attend:
+def _attend_pieces(cache: KVCache, pieces: Sequence[Piece], rows: Sequence[int], device: torch.device) -> Attend:
     """Attention of the tokens of several prompts, each a sequence of its own: q ``[T, 1, Hq, D]``."""
     sizes = [piece.stop - piece.start for piece in pieces]
-    attends = [attend_prompt(cache.row(piece.row), piece.start, piece.stop, device) for piece in pieces]
+    attends = [attend_prompt(cache.row(rows[piece.row]), piece.start, piece.stop, device) for piece in pieces]
 
     def attend(attention: Attention, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         results = []
         for piece, one, part in zip(pieces, attends, q.transpose(0, 1).split(sizes, dim=1), strict=True):
-            results.append(one(attention, part, cache.of_row(keys, piece.row), cache.of_row(values, piece.row)))
+            row = rows[piece.row]
+            results.append(one(attention, part, cache.of_row(keys, row), cache.of_row(values, row)))
         return results[0] if len(results) == 1 else torch.cat(results, dim=1)
 
     return attend

@@ -9,6 +9,7 @@ from fdpp.engine import kv_cache
 from fdpp.engine.kv_cache import KVCache
 from fdpp.engine.model import Model
 from fdpp.engine.prefill import common_length
+from fdpp.engine.slots import Capture, Slots
 from fdpp.errors import RequestError
 
 _LEAST_CAPACITY = 256  # tokens
@@ -27,11 +28,14 @@ class PromptCache:
     def _forget(self) -> None:
         self.token_ids: list[int] = []
         self._cache: KVCache | None = None
+        self._slots: Slots | None = None
         self._capacity, self._kind = 0, 0
         self._model: weakref.ref[Model] | None = None
 
-    def begin(self, model: Model, prompt: list[int], length: int, page_size: int | None) -> tuple[KVCache, int]:
-        """A cache for ``length`` tokens, and how many of the prompt's first ones it holds: never its last.
+    def begin(
+        self, model: Model, prompt: list[int], length: int, page_size: int | None, capture: Capture | None
+    ) -> tuple[Slots, int]:
+        """A row for ``length`` tokens, and how many of the prompt's first ones its cache holds: never its last.
 
         Raises:
             RequestError: the cache would not fit into memory.
@@ -52,10 +56,11 @@ class PromptCache:
                 grown = kv_cache.allocate(model.attentions, [capacity], model.dtype, model.device, page_size)
             if self._cache is not None:
                 grown.fill_from(self._cache, held)
-            self._cache, self._capacity = grown, capacity
+            self._cache, self._capacity, self._slots = grown, capacity, Slots(model, grown, capture)
         self._model, self._kind, self.token_ids = weakref.ref(model), kind, prompt[:held]
         self._cache.rereferences.zero_()
-        return self._cache, held
+        assert self._slots is not None
+        return self._slots, held
 
     def __reduce__(self) -> tuple[type[PromptCache], tuple[()]]:
         return PromptCache, ()  # a copy begins empty: what this one holds can be computed again

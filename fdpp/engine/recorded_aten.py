@@ -67,9 +67,7 @@ def _max(native: RecordedOperators, result: Any, x: Tensor, dim: int, keepdim: b
     values, indices = result
     if dtype_name(x.dtype) not in NAMES or dim not in (-1, x.dim() - 1) or not _is_plain(x, values, indices):
         return NotImplemented
-    native.argmax(
-        dtype_name(x.dtype), x.data_ptr(), values.numel(), x.shape[-1], values.data_ptr(), indices.data_ptr()
-    )
+    native.argmax(dtype_name(x.dtype), x.data_ptr(), values.numel(), x.shape[-1], values.data_ptr(), indices.data_ptr())
 
 
 def _is_finite(native: RecordedOperators, result: Tensor, x: Tensor) -> Any:

@@ -6,8 +6,10 @@ fdpp's own operators on the CPU lie in the recordings of its library, which repl
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from fdpp import library
 from fdpp.engine import recorded_aten
+
+if TYPE_CHECKING:
+    from fdpp._host import RecordedOperators
 
 _READ_ON_THE_HOST = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 
@@ -31,6 +36,7 @@ class RecordedStep:
         RuntimeError: it reads a value of a tensor on the host.
 
     Attributes:
+        pieces: how many pieces of work the library replays.
         others: the names of the operators that are called from Python, in order.
     """
 
@@ -42,6 +48,7 @@ class RecordedStep:
         finally:
             recorder.undo()
         self._calls, self._kept, self.others = recorder.calls, recorder.kept, recorder.others
+        self.pieces = sum(len(call) for call in self._calls if not isinstance(call, _Call))
 
     def __call__(self) -> Tensor:
         """Run the step.
@@ -50,18 +57,37 @@ class RecordedStep:
             the tensor that the step returned, which each call overwrites.
         """
         for call in self._calls:
-            call()
+            call() if isinstance(call, _Call) else call.replay()
         return self._result
+
+    def __str__(self) -> str:
+        counts = Counter(self.others)
+        python = ", ".join(f"{name} ({count})" for name, count in counts.items()) or "nothing"
+        return f"{self.pieces} pieces of work are replayed; called from Python: {python}"
+
+    def profile(self) -> dict[str, float]:
+        """Run the step once more; the seconds of ``weights``, ``attention``, ``others``, and of what ``python`` calls.
+
+        ``weights`` are the products with them, ``others`` all that the library replays beside them and attention.
+        """
+        seconds, start = [0.0, 0.0, 0.0], time.perf_counter()
+        for call in self._calls:
+            if isinstance(call, _Call):
+                call()
+            else:
+                seconds = [sum(pair) for pair in zip(seconds, call.profile(), strict=True)]
+        python = time.perf_counter() - start - sum(seconds)
+        return dict(zip(("weights", "attention", "others", "python"), [*seconds, python], strict=True))
 
 
 class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Callable[[], object]] = []
+        self.calls: list[_Call | RecordedOperators] = []
         self.kept: list[object] = []  # what the library's recordings point into
         self.others: list[str] = []
         self._written: list[tuple[Tensor, Tensor]] = []
-        self._native = None  # takes the next operators
+        self._native: RecordedOperators | None = None  # takes the next operators
 
     def __torch_dispatch__(self, operator: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -90,7 +116,7 @@ class _Recorder(TorchDispatchMode):
             return result
         if self._native is None:
             self._native = native
-            self.calls.append(native.replay)
+            self.calls.append(native)
         self.kept.append((args, kwargs, result))
         return result
 

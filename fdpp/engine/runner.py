@@ -1,147 +1,248 @@
-"""The loop around the model: prefill all prompts, then step the whole batch until every sequence has ended."""
+"""The loop around the model: sequences take a row each, step side by side, and leave their row to the next."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
 
 import torch
 from torch import Tensor
 
-from fdpp.engine import kv_cache
-from fdpp.engine.graph import MIN_STEPS, Capture, StepGraph, read_tokens
-from fdpp.engine.kv_cache import KVCache
+from fdpp import dataflow
+from fdpp.engine.graph import HostCopy
+from fdpp.engine.kv_cache import Pool
 from fdpp.engine.logprobs import LogprobRecorder
 from fdpp.engine.model import Model
-from fdpp.engine.prefill import prefill
+from fdpp.engine.prefill import LEAST_SHARED, common_length, prefill
 from fdpp.engine.prompt_cache import PromptCache
 from fdpp.engine.sampling import NOT_FINITE, Sampler
 from fdpp.engine.sequence import Sequence
+from fdpp.engine.slots import Capture, Slots
 from fdpp.errors import FdppError
 
 
-@torch.inference_mode()
-def run_batch(
-    model: Model,
-    batch: list[Sequence],
-    eos_token_ids: frozenset[int],
-    page_size: int | None,
-    logprobs: int | None = None,
-    capture: Capture | None = None,
-    kept: PromptCache | None = None,
-) -> None:
-    """Complete all sequences of a batch. **Mutates** them.
-
-    With ``capture`` the step becomes a graph, and each step is launched before the tokens of the one before are read.
+class Runner:
+    """Decodes requests one after the other, with one cache and the same captured steps.
 
     Args:
         model: with its weights.
-        batch: the sequences.
-        eos_token_ids: the tokens that end a text.
+        max_rows: the most sequences side by side.
         page_size: tokens per page of the key/value cache; None for a contiguous one.
-        logprobs: the number of likeliest tokens whose log-probabilities are kept; None keeps none at all.
         capture: how to capture a step; None runs it eagerly.
-        kept: of a batch of one: the cache that it goes on with, and leaves to the next request.
-
-    Raises:
-        FdppError: the logits are not finite.
-        RequestError: the key/value cache would not fit into memory.
     """
-    device = model.device
-    # The last token is never fed back, so its slot is not needed.
-    lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in batch]
-    cached = [0] * len(batch)
-    if kept is None:
-        cache = kv_cache.allocate(model.attentions, lengths, model.dtype, device, page_size)
-    else:
-        cache, cached[0] = kept.begin(model, batch[0].prompt, lengths[0], page_size)
-    model.reserve(max(lengths))
-    sampler = Sampler(
-        [sequence.sampling for sequence in batch],
-        [sequence.index for sequence in batch],
-        max(sequence.max_new_tokens for sequence in batch),
-        device,
-        [sequence.prompt for sequence in batch],
-    )
-    recorder = None if logprobs is None else LogprobRecorder(logprobs)
 
-    def choose(logits: torch.Tensor, step: int) -> torch.Tensor:
-        tokens = sampler(logits, step)
-        if recorder is not None:
-            recorder.add(logits, tokens)
+    def __init__(self, model: Model, max_rows: int, page_size: int | None, capture: Capture | None) -> None:
+        self._model, self._max_rows, self._page_size, self._capture = model, max_rows, page_size, capture
+        self._pool = Pool(model.attentions, model.dtype, model.device, page_size)
+        self._slots: dict[int, Slots] = {}  # by the capacity of a row
+
+    @torch.inference_mode()
+    def run(
+        self,
+        sequences: list[Sequence],
+        eos_token_ids: frozenset[int],
+        logprobs: int | None = None,
+        kept: PromptCache | None = None,
+    ) -> None:
+        """Complete all sequences. **Mutates** them.
+
+        Args:
+            sequences: as many as there are, at least one.
+            eos_token_ids: the tokens that end a text.
+            logprobs: the number of likeliest tokens whose log-probabilities are kept; None keeps none at all.
+            kept: for a single sequence: the cache that it goes on with, and leaves to the next request.
+
+        Raises:
+            FdppError: the logits are not finite.
+            RequestError: the key/value cache would not fit into memory.
+        """
+        # The last token is never fed back, so its slot is not needed.
+        lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in sequences]
+        if kept is not None:
+            slots, cached = kept.begin(self._model, sequences[0].prompt, lengths[0], self._page_size, self._capture)
+            request = _Request(self._model, slots, None, sequences, 1, logprobs)
+            try:
+                request.run(eos_token_ids, self._ahead, cached)
+            finally:  # the last token has not been fed
+                kept.token_ids = [*sequences[0].prompt, *sequences[0].token_ids[:-1]]
+            return
+        rows = min(len(sequences), self._max_rows)
+        if not self._pool.fits(lengths, rows):
+            self._slots.clear()  # they hold the memory that is to be replaced
+        cache = self._pool.begin(lengths, rows)
+        slots = self._slots.setdefault(cache.capacity, Slots(self._model, cache, self._capture))
+        _Request(self._model, slots, self._pool, sequences, rows, logprobs).run(eos_token_ids, self._ahead)
+
+    @property
+    def _ahead(self) -> int:
+        """The number of steps that are launched before the tokens of a step are waited for.
+
+        A GPU with a captured step computes while the host looks at what the step before has given.
+        """
+        return int(self._capture is not None and self._model.device.type != "cpu")
+
+
+class Runners(list[Runner]):
+    """Those of a model that nobody uses now. A copy begins with none: captured steps belong to their memory."""
+
+    def __reduce__(self) -> tuple[type[Runners], tuple[()]]:
+        return Runners, ()
+
+
+class _Request:
+    """The sequences of one request on their way through the rows of a batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        slots: Slots,
+        pool: Pool | None,
+        sequences: list[Sequence],
+        rows: int,
+        logprobs: int | None,
+    ) -> None:
+        self._model, self._slots, self._pool, self._rows = model, slots, pool, rows
+        self._sequences, self._waiting = sequences, deque(enumerate(sequences))
+        self._seated: dict[int, int] = {}  # from rows to the numbers of sequences
+        self._idle: list[int] = []  # rows whose sequences get no more tokens from steps
+        self._pending: deque[tuple[HostCopy, list[int]]] = deque()  # tokens, and whose they are
+        self._recorder = None if logprobs is None else LogprobRecorder(logprobs)
+        self._sampler = Sampler(
+            [sequence.sampling for sequence in sequences],
+            [sequence.index for sequence in sequences],
+            max(sequence.max_new_tokens for sequence in sequences),
+            model.device,
+            [sequence.prompt for sequence in sequences],
+        )
+
+    def run(self, eos_token_ids: frozenset[int], ahead: int, cached: int = 0) -> None:
+        self._slots.idle(list(range(self._slots.cache.rows)))  # whatever a request before has left
+        self._model.reserve(self._slots.cache.capacity)
+        while self._waiting or self._seated:
+            self._admit(cached)
+            is_launched = self._launch()
+            while self._pending and (len(self._pending) > ahead or not is_launched):
+                self._read(eos_token_ids)
+        rereferences = int(self._slots.cache.rereferences.sum())
+        for sequence in self._sequences:
+            sequence.timings.rereferences = rereferences
+        if self._recorder is not None:
+            self._recorder.hand_out()
+
+    def _admit(self, cached: int) -> None:
+        """Give free rows to sequences that wait, compute their prompts, and choose their first tokens."""
+        free = [row for row in range(self._rows) if row not in self._seated][: len(self._waiting)]
+        if not free:
+            return
+        cache = self._slots.cache
+        numbers, held = [], []
+        for row in free:
+            number, sequence = self._waiting.popleft()
+            numbers.append(number)
+            if self._pool is not None:
+                self._pool.seat(row, len(sequence.prompt) + sequence.max_new_tokens - 1)
+                cached = self._take_over(row, sequence.prompt)
+            held.append(cached)
+        prompts = [self._sequences[number].prompt for number in numbers]
+        begun = prefill(self._model, prompts, cache, held, free)
+        for number, computed, seconds in zip(numbers, begun.tokens, begun.seconds, strict=True):
+            timings = self._sequences[number].timings
+            timings.prompt_tokens, timings.prompt_tokens_computed = len(self._sequences[number].prompt), computed
+            timings.prompt_seconds = seconds
+        tokens = self._choose(begun.logits, numbers)
+        self._slots.seat(free, [len(prompt) for prompt in prompts], tokens)
+        self._seated |= dict(zip(free, numbers, strict=True))
+        self._launched(tokens, numbers)
+
+    def _take_over(self, row: int, prompt: list[int]) -> int:
+        """Copy what a prompt has in common with that of another row; its length."""
+        kind = self._model.prompt_kind(len(prompt))
+        if dataflow.is_batch_invariant() or not self._seated:
+            return 0
+        others = {other: self._sequences[number].prompt for other, number in self._seated.items()}
+        common = {
+            other: common_length(theirs, prompt[:-1])
+            for other, theirs in others.items()
+            if self._model.prompt_kind(len(theirs)) == kind
+        }
+        source = max(common, key=lambda other: common[other], default=None)
+        if source is None or common[source] < LEAST_SHARED:
+            return 0
+        self._slots.cache.copy(source, row, common[source])
+        return common[source]
+
+    def _launch(self) -> bool:
+        """Launch a step of all sequences that want one; whether there are any."""
+        ended = [row for row, number in self._seated.items() if self._is_launched(number) and row not in self._idle]
+        self._slots.idle(ended)
+        self._idle += ended
+        if not self._waiting:
+            self._gather()
+        running = {row: number for row, number in sorted(self._seated.items()) if row not in self._idle}
+        if not running:
+            return False
+        numbers = list(running.values())
+        sequences = [self._sequences[number] for number in numbers]
+        left = max(sequence.max_new_tokens - sequence.launched for sequence in sequences)
+        count = min(_bucket(max(running) + 1), self._slots.cache.rows)
+        is_greedy = self._sampler.is_greedy and self._recorder is None
+        result = self._slots.step(count, is_greedy, left)
+        rows = list(running)
+        result = result if len(rows) == count else result[rows]
+        if not is_greedy:
+            result = self._choose(result, numbers)
+            self._slots.tokens[rows] = result
+        self._launched(result, numbers)
+        return True
+
+    def _is_launched(self, number: int) -> bool:
+        sequence = self._sequences[number]
+        return sequence.launched == sequence.max_new_tokens
+
+    def _gather(self) -> None:
+        """Where the last rows can go to free ones so that steps have fewer, move them there."""
+        while self._seated and (last := max(self._seated)) >= _bucket(len(self._seated)):
+            free = next(row for row in range(last) if row not in self._seated)
+            number = self._seated[free] = self._seated.pop(last)
+            sequence = self._sequences[number]
+            if self._pool is not None:
+                self._pool.move(last, free, len(sequence.prompt) + sequence.launched - 1)
+            self._slots.move(last, free)
+            self._idle = [free if row == last else row for row in self._idle]
+
+    def _choose(self, logits: Tensor, numbers: list[int]) -> Tensor:
+        sequences = [self._sequences[number] for number in numbers]
+        tokens = self._sampler(logits, [sequence.launched for sequence in sequences], numbers)
+        if self._recorder is not None:
+            self._recorder.add(logits, tokens, sequences)
         return tokens
 
-    begun = prefill(model, [sequence.prompt for sequence in batch], cache, cached)
-    for sequence, tokens_computed, seconds in zip(batch, begun.tokens, begun.seconds, strict=True):
-        sequence.timings.prompt_tokens = len(sequence.prompt)
-        sequence.timings.prompt_tokens_computed = tokens_computed
-        sequence.timings.prompt_seconds = seconds
+    def _launched(self, tokens: Tensor, numbers: list[int]) -> None:
+        self._pending.append((HostCopy(tokens), numbers))
+        for number in numbers:
+            self._sequences[number].launched += 1
 
-    is_greedy = recorder is None and all(sequence.sampling.temperature == 0 for sequence in batch)
-    launched = _launch(model, batch, cache, begun.logits, choose, is_greedy, capture)
-    try:
-        _read(launched, batch, eos_token_ids, ahead=int(capture is not None and device.type != "cpu"))
-    finally:
-        if kept is not None:  # the last token has not been fed
-            kept.token_ids = [*batch[0].prompt, *batch[0].token_ids[:-1]]
-    rereferences = int(cache.rereferences.sum())
-    for sequence in batch:
-        sequence.timings.rereferences = rereferences
-    if recorder is not None:
-        for sequence, found in zip(batch, recorder.read(), strict=True):
-            sequence.logprobs = found[: len(sequence.token_ids)]
-
-
-def _read(launched: Iterator[Tensor], batch: list[Sequence], eos_token_ids: frozenset[int], ahead: int) -> None:
-    """Give the sequences their tokens, until all have ended."""
-    start = time.perf_counter()
-    running = list(enumerate(batch))
-    for step, tokens in enumerate(read_tokens(launched, ahead)):
-        now = time.perf_counter()
-        for row, sequence in running:
-            if tokens[row] == NOT_FINITE:
+    def _read(self, eos_token_ids: frozenset[int]) -> None:
+        """Wait for the tokens of a step, and give them to its sequences."""
+        tokens, numbers = self._pending.popleft()
+        read, now = tokens.tolist(), time.perf_counter()
+        for number, token in zip(numbers, read, strict=True):
+            sequence = self._sequences[number]
+            if sequence.finish_reason is not None:
+                continue  # it had ended when this step was launched
+            if token == NOT_FINITE:
                 raise FdppError("the model's logits are not finite: its weights are damaged or overflow in this dtype")
-            sequence.push(tokens[row], eos_token_ids)
-            sequence.timings.decode_tokens = step
-            sequence.timings.decode_seconds = now - start if step else 0.0
-        running = [(row, sequence) for row, sequence in running if sequence.finish_reason is None]
-        if not running:
-            break
-
-
-def _launch(
-    model: Model,
-    batch: list[Sequence],
-    cache: KVCache,
-    logits: Tensor,
-    choose: Callable[[Tensor, int], Tensor],
-    is_greedy: bool,
-    capture: Capture | None,
-) -> Iterator[Tensor]:
-    """The tokens int64 ``[B]`` of each step, which is launched when it is asked for and overwrites those before.
-
-    A row idles from the step on that its sequence cannot take, or is known not to take when the step is launched.
-    """
-    tokens = choose(logits, 0)
-    seqlens = torch.tensor([len(sequence.prompt) for sequence in batch], dtype=torch.int32, device=tokens.device)
-    positions = seqlens[:, None] - 1
-    advance = torch.ones_like(seqlens)
-
-    def predict() -> Tensor:
-        positions.add_(advance[:, None])
-        seqlens.add_(advance)
-        return model.step(tokens.clamp(min=0), positions, seqlens, cache)
-
-    # The likeliest token does not depend on the number of the step, so its choice can be part of a graph.
-    run = (lambda: choose(predict(), 0)) if is_greedy else predict
-    steps = max(sequence.max_new_tokens for sequence in batch)
-    if capture is not None and steps > MIN_STEPS:
-        run = StepGraph(run, capture)
-    running = set(range(len(batch)))
-    yield tokens
-    for step in range(1, steps):
-        ended = {row for row in running if batch[row].finish_reason or step == batch[row].max_new_tokens}
+            sequence.push(token, eos_token_ids, now)
+        ended = [row for row, number in self._seated.items() if self._sequences[number].finish_reason is not None]
+        self._slots.idle([row for row in ended if row not in self._idle])
         for row in ended:
-            positions[row], seqlens[row], advance[row] = -1, 0, 0  # idles from now on
-        running -= ended
-        yield tokens.copy_(run() if is_greedy else choose(run(), step))
+            self._sampler.forget(self._seated.pop(row))
+            if self._pool is not None:
+                self._pool.leave(row)
+        self._idle = [row for row in self._idle if row in self._seated]
+
+
+def _bucket(rows: int) -> int:
+    """The numbers of rows that steps have: powers of two, and one and a half times as many."""
+    power = 1 << (rows - 1).bit_length()
+    return 3 * power // 4 if power > 3 and rows <= 3 * power // 4 else power

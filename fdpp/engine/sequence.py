@@ -44,6 +44,7 @@ class Sequence:
         stream: takes its text.
         sampling: how its tokens are chosen.
         index: its number among the sequences that share its seed.
+        launched: the tokens that steps were launched for; those of the last ones may not be there yet.
         token_ids: the new tokens, the one that ended it included.
         logprobs: see :class:`LogprobRecorder`; None unless asked for.
         finish_reason: ``"stop"`` (end-of-text token or stop string), ``"length"``, or None as long as it runs.
@@ -58,11 +59,17 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] | None = None
     finish_reason: str | None = None
+    launched: int = 0
     timings: Timings = field(default_factory=Timings)
+    _start: float = 0.0
 
-    def push(self, token: int, eos_token_ids: frozenset[int]) -> None:
-        """Take the next token and decide whether the sequence has ended."""
+    def push(self, token: int, eos_token_ids: frozenset[int], now: float) -> None:
+        """Take the next token at that time, of ``time.perf_counter``, and decide whether the sequence has ended."""
+        if not self.token_ids:
+            self._start = now
         self.token_ids.append(token)
+        self.timings.decode_tokens = len(self.token_ids) - 1
+        self.timings.decode_seconds = now - self._start
         if token in eos_token_ids:
             self.finish_reason = "stop"
             self.stream.finish()

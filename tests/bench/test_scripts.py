@@ -60,3 +60,25 @@ def test_decode(run_bench, tiny_model):  # noqa: F811
     assert [row["same tokens"] for row in result["rows"]] == [1.0] * 4
     assert list(result["left_out"]) == ["llama.cpp"]  # not installed, or without a GGUF file to read
     assert "llama.cpp is left out" in out
+
+
+def test_neighbour(run_bench, tiny_model):  # noqa: F811
+    out, result = run_bench(
+        "neighbour.py", "--model", tiny_model, "--dtype", "float32", "--batches", "1", "--threads", 2
+    )
+    assert_environment(result)
+    assert_positive(result["rows"], "quiet", "beside", "kept")
+    assert [(row["engine"], row["threads"]) for row in result["rows"]] == [
+        ("fdpp", 2), ("transformers", 2), ("fdpp", 1),
+    ]  # fmt: skip
+    assert "llama.cpp is left out" in out
+
+
+def test_step(run_bench):
+    out, result = run_bench(
+        *("step.py", "--device", "cpu", "--models", "smollm2-135m", "--batches", "1", "--contexts", "40"),
+        "--no-transformers",
+    )
+    assert_environment(result)
+    columns = ["captured ms", "eager ms", "weights ms", "attention ms", "others ms", "python ms", "bound ms", "share"]
+    assert_positive(result["rows"], *columns)

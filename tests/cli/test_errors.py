@@ -22,6 +22,8 @@ USAGE = [
     (*GENERATE, "surplus"),
     (*GENERATE, "--max-new", "3"),
     (*GENERATE, "--dtype", "int4"),
+    ("explain", "--step", "--model", "MODEL", "1"),
+    ("explain", "--step"),
     ("explain", "1", "2"),
     ("explain", "0", "1", "1"),
     ("explain", "1", "-1", "1"),

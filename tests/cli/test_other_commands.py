@@ -57,6 +57,8 @@ def test_bench_reports_each_round_and_the_median(fdpp, tiny_model):
     assert outcome.code == 0
     assert outcome.out.count("prompt   18 tokens") == 2
     assert outcome.out.count("decode   8 tokens") == 2
+    parts = "".join(rf"{name} [\d.]+ ms \(\d+%\),? ?" for name in ("weights", "attention", "others", "python"))
+    assert re.search(rf"^step     [\d.]+ ms: {parts}$", outcome.out, re.MULTILINE)
     assert re.search(r"^median   [\d.]+ decode tokens/s \([\d.]+\.\.[\d.]+\)$", outcome.out, re.MULTILINE)
 
 
@@ -65,6 +67,15 @@ def test_explain_names_the_implementation_and_the_reason(fdpp, tmp_path, monkeyp
     assert outcome.code == 0
     assert "float32 [M=1, K=576] x [N=960, K=576]^T" in outcome.out
     assert re.search(r"^by (rule|your table|shipped table)", outcome.out, re.MULTILINE)
+
+
+def test_explain_a_step(fdpp, tiny_model):
+    outcome = fdpp("explain", "--step", "--model", tiny_model, "--batch", 3, "--page-size", 8)
+    assert outcome.code == 0
+    assert re.fullmatch(
+        r"a greedy step of \d layers, batch 3: \d+ pieces of work are replayed; called from Python: nothing\n",
+        outcome.out,
+    )
 
 
 def test_tune_writes_a_table_that_explain_and_info_find(fdpp, tmp_path, monkeypatch):

@@ -22,11 +22,7 @@ void check_linear(const cpu::Kernels& kernels, DType dtype, LinearSize size, int
   LinearParams& p = linear.params;
   const Scratch packed = scratch(kernels.packed_x_bytes(p, config));
   p.packed_x = packed.get();
-  if (config == cpu::kGemv) {
-    cpu::gemv(kernels, p, threads(num_threads));
-  } else {
-    cpu::flat_gemm(kernels, p, config, threads(num_threads));
-  }
+  cpu::linear(kernels, p, config, nullptr, threads(num_threads));
   linear.check(std::string(kernels.name) + " config " + std::to_string(config));
 }
 

@@ -61,5 +61,5 @@ def reference_logits(model: torch.nn.Module, ids: Sequence[int]) -> Tensor:
 
 
 def assert_logits_close(actual: Tensor, expected: Tensor) -> None:
-    """To 2e-5 of the largest logit: float32 sums in another order differ by what the largest terms round away."""
-    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+    """To 4e-5 of the largest logit: float32 sums in another order differ by what the largest terms round away."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=4e-5 * expected.abs().max().item())

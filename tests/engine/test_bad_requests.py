@@ -127,7 +127,7 @@ def test_a_device_that_has_no_operators(checkpoints):
 def test_absurd_cache_is_refused(checkpoints, monkeypatch):
     llm = LLM(checkpoints("llama")[0])
     monkeypatch.setattr("fdpp.engine.kv_cache.memory_bytes", lambda device: 1 << 20)
-    with pytest.raises(RequestError, match="key/value cache of 5 x 511 tokens needs"):
+    with pytest.raises(RequestError, match="key/value cache of 5 x 512 tokens needs"):
         llm.generate([[5, 6, 7]] * 5, max_new_tokens=10**9)
 
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from fdpp.engine.graph import MIN_STEPS, StepGraph, read_tokens
-from fdpp.engine.recording import RecordedStep
+from fdpp.engine.runner import Runner
+from fdpp.engine.slots import MIN_STEPS
 from fdpp.errors import FdppError
 from fdpp.llm import LLM
 from tests.ops.backends import BACKENDS
@@ -86,14 +86,16 @@ def test_all_rows_end_at_once(load):
     assert (ended.token_ids, ended.finish_reason, ended.timings.decode_tokens) == (free.token_ids[:1], "stop", 0)
 
 
-@pytest.mark.parametrize("count", [1, 2, MIN_STEPS, MIN_STEPS + 1])
+@pytest.mark.parametrize("count", [1, 2, MIN_STEPS + 1, MIN_STEPS + 2])
 def test_a_capture_that_does_not_pay_is_not_made(load, count):
     eager, captured = load()
     captures, capture = [], captured._capture
     captured._capture = lambda step: captures.append(step) or capture(step)
     options = {"max_new_tokens": count, "ignore_eos": True}
     assert results(captured, **options) == results(eager, **options)
-    assert len(captures) == (count > MIN_STEPS)
+    assert len(captures) == (count > MIN_STEPS + 1)
+    assert results(captured, **options) == results(eager, **options)
+    assert len(captures) == (count > MIN_STEPS)  # once for all requests; the second one needs no eager step
 
 
 def test_requests_one_after_the_other(load):
@@ -127,27 +129,20 @@ def test_logits_that_are_not_finite(load, options):
         captured.generate(PROMPTS[0], max_new_tokens=at + 2, ignore_eos=True, **options)
 
 
-def test_a_step_is_eager_once_and_captured_once():
-    count, captures = torch.zeros(1), []
-    step = StepGraph(lambda: count.add_(1), lambda step: captures.append(int(count)) or RecordedStep(step))
-    assert [int(step()) for _ in range(4)] == [1, 2, 3, 4]
-    assert captures == [1]
-
-
 @pytest.mark.parametrize("ahead", [0, 1, 2])
-def test_tokens_are_read_while_later_steps_are_launched(ahead):
-    """And are those of their own step, though all steps write into one tensor."""
-    tokens, launched = torch.zeros(2, dtype=torch.int64), []
-
-    def launch():
-        for step in range(5):
-            launched.append(step)
-            yield tokens.fill_(step)
-
-    for step, read in enumerate(read_tokens(launch(), ahead)):
-        assert read == [step, step]
-        assert launched[-1] == min(step + ahead, 4)
-    assert step == 4
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("page_size", [None, 4])
+def test_tokens_are_read_while_later_steps_are_launched(load, monkeypatch, ahead, options, page_size):
+    """What a sequence that has ended still gets shows nowhere, also when its row has another one by then."""
+    eager, captured = load(page_size=page_size, max_batch_size=2)
+    free = eager.generate(PROMPTS, max_new_tokens=30, ignore_eos=True, **options)
+    eager.eos_token_ids = captured.eos_token_ids = frozenset({free[1].token_ids[9], free[2].token_ids[0]})
+    expected = results(eager, max_new_tokens=30, **options)
+    monkeypatch.setattr(Runner, "_ahead", ahead)
+    actual = results(captured, max_new_tokens=30, **options)
+    for shown, _ in (actual, expected):
+        shown.sort(key=lambda piece: piece[0])  # a row that is free later is taken later
+    assert without_rereferences(actual) == without_rereferences(expected)
 
 
 @pytest.mark.skipif("cuda" not in DEVICES, reason="memory of a GPU")
@@ -160,29 +155,24 @@ def test_memory_does_not_grow(checkpoints):
     assert reserved[-1] == reserved[3]
 
 
-def test_rows_that_have_ended_idle(checkpoints):
-    """From the next step on."""
-    llm = LLM(checkpoints("llama")[0])
+def test_rows_that_have_ended_cost_nothing(checkpoints, monkeypatch):
+    """They idle from the next step on, and steps have fewer rows when fewer will do."""
+    llm = LLM(checkpoints("llama")[0], capture=False)
     free = llm.generate(PROMPTS, max_new_tokens=MIN_STEPS, ignore_eos=True)
-    eos, step = free[1].token_ids[4], llm.model.step
-    ends = [
-        tokens.index(eos) + 1 if eos in tokens else MIN_STEPS
-        for tokens in (completion.token_ids for completion in free)
-    ]
-    llm.eos_token_ids, steps = frozenset({eos}), []
+    eos, step, steps = free[1].token_ids[4], llm.model.step, []
+    tokens_of = (completion.token_ids for completion in free)
+    ends = [tokens.index(eos) + 1 if eos in tokens else MIN_STEPS for tokens in tokens_of]
+    llm.eos_token_ids = frozenset({eos})
 
     def spy(tokens, positions, seqlens, cache):
         assert torch.equal(positions[:, 0] + 1, seqlens)
         steps.append(positions[:, 0].tolist())
         return step(tokens, positions, seqlens, cache)
 
-    llm.model.step = spy
-    for capture in (None, RecordedStep):
-        llm._capture = capture
-        steps.clear()
-        llm.generate(PROMPTS, max_new_tokens=MIN_STEPS)
-        for row, (prompt, end) in enumerate(zip(PROMPTS, ends, strict=True)):
-            moved = min(end - 1, MIN_STEPS - 1)
-            expected = [len(prompt) + at if at < moved else -1 for at in range(len(steps))]
-            assert [positions[row] for positions in steps] == expected
-    assert min(ends) < MIN_STEPS
+    monkeypatch.setattr(llm.model, "step", spy)
+    llm.generate(PROMPTS, max_new_tokens=MIN_STEPS)
+    for number, positions in enumerate(steps, 2):  # the first token is that of the prompt
+        running = sorted(len(prompt) + number - 2 for prompt, end in zip(PROMPTS, ends, strict=True) if end >= number)
+        assert sorted(position for position in positions if position >= 0) == running
+        assert len(positions) <= len(running) + (len(running) > 4)  # 5 rows run as 6
+    assert min(ends) < MIN_STEPS == len(steps) + 1

@@ -72,7 +72,7 @@ def test_minus_infinity_is_never_chosen():
 def test_draws_at_the_ends_of_the_interval():
     sampler = Sampler(SamplingOptions(temperature=1.0, seed=0), [0], 2, CPU)
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
-    sampler._draws = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    sampler._draws = {0: np.array([0.0, 1.0])}
     assert [int(sampler(logits, 0)), int(sampler(logits, 1))] == [1, 2]
 
 

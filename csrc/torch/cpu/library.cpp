@@ -74,6 +74,11 @@ class CpuRecording final : public RecordedOperators {
   }
 
   void replay() override { recording_.replay(torch_threads()); }
+  cpu::WorkSeconds profile() override {
+    cpu::WorkSeconds seconds{};
+    recording_.profile(torch_threads(), seconds);
+    return seconds;
+  }
 
  private:
   cpu::Threads threads() {
