@@ -22,8 +22,8 @@ std::optional<Choice> DataflowTable::find(DType dtype, int64_t N, int64_t K, int
   return Choice{step->impl, step->config, Source::table};
 }
 
-Choice cpu_rule(DType dtype, int64_t M) {
-  const int64_t last_flat = dtype == DType::bf16 ? 24 : 64;
+Choice cpu_rule(DType dtype, int64_t M, bool half_gemm_is_slow) {
+  const int64_t last_flat = dtype == DType::bf16 && !half_gemm_is_slow ? 24 : 64;
   if (M <= 1) return {Impl::gemv, -1, Source::rule};
   if (M <= last_flat) return {Impl::flat_gemm, -1, Source::rule};
   return {Impl::aten, -1, Source::rule};

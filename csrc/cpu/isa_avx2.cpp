@@ -16,7 +16,7 @@ FDPP_TARGET_BEGIN("avx2,fma,f16c")
 
 namespace fdpp::cpu {
 
-const Kernels kAvx2Kernels = IsaTable<Avx2>::kernels("avx2");
+const Kernels kAvx2Kernels = IsaTable<Avx2>::kernels("avx2", true);
 
 }  // namespace fdpp::cpu
 

@@ -79,9 +79,10 @@ struct IsaTable {
     return float_to_bits(V::sum(sums[0]));
   }
 
-  static constexpr Kernels kernels(const char* name) {
+  static constexpr Kernels kernels(const char* name, bool half_gemm_is_slow = false) {
     return {
         .name = name,
+        .half_gemm_is_slow = half_gemm_is_slow,
         .attention_split = attention_split,
         .attention_merge = attention_merge,
         .flat_gemm_configs = flat_gemm_configs,

@@ -14,6 +14,8 @@ constexpr int kAttentionTile = 64;  // keys per tile
 
 struct Kernels {
   const char* name;
+  // The processor multiplies no 16-bit types, and torch's GEMM of them takes some ten times that of float32.
+  bool half_gemm_is_slow;
 
   // One split of one (sequence, kv head): fills its part of params.partial.
   void (*attention_split)(const AttentionParams&, int batch, int kv_head, int split);

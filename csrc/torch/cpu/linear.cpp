@@ -35,6 +35,19 @@ Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int confi
   return out;
 }
 
+// torch's linear, where that is slow with the dtype converted to float32 and back.
+Tensor vendor_linear(const LinearInputs& arguments) {
+  const Tensor& x = arguments.x;
+  if (x.scalar_type() == ScalarType::Float || !cpu::kernels().half_gemm_is_slow) return aten_linear(arguments);
+  const auto wide = [](const Tensor& tensor) { return torch::stable::to(tensor, ScalarType::Float); };
+  const Tensor wide_x = wide(x), wide_weight = wide(arguments.weight);
+  OptionalTensor bias;
+  if (arguments.bias.has_value()) bias = wide(*arguments.bias);
+  const LinearInputs converted{arguments.op,       wide_x, wide_weight,         bias,
+                               arguments.residual, false,  arguments.activation};
+  return torch::stable::to(aten_linear(converted), x.scalar_type());
+}
+
 Tensor gemv_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
                 bool gated, const OptionalString& activation) {
   const LinearInputs arguments{"gemv", x, weight, bias, residual, gated, activation};
@@ -58,7 +71,7 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   const LinearParams& p = call.params;
   const Choice choice = choose_linear(0, p.dtype, p.N, p.K, p.M);
   if (choice.impl != Impl::aten) return run(arguments, call, choice.impl, choice.config);
-  const Tensor product = aten_linear(arguments);
+  const Tensor product = vendor_linear(arguments);
   if (!has_epilogue(p)) return product;
   const Tensor out = make_output(arguments, call);
   cpu::linear_epilogue(cpu::kernels(), {p, product.data_ptr()}, torch_threads());
@@ -89,7 +102,7 @@ int flat_gemm_configs(int device, DType dtype) {
 
 Choice linear_rule(int device, DType dtype, int64_t, int64_t, int64_t M) {
   check_device(device);
-  return cpu_rule(dtype, M);
+  return cpu_rule(dtype, M, cpu::kernels().half_gemm_is_slow);
 }
 
 // Each row by itself.
