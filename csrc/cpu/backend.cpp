@@ -21,11 +21,11 @@ Threads threads_for(int64_t bytes, const Threads& threads) {
 }
 
 template <typename Fn>
-void for_each_columns(const LinearParams& p, const Threads& threads, Fn fn) {
+void for_each_columns(const LinearParams& p, const Threads& threads, bool is_repeatable, Fn fn) {
   if (p.M == 0 || p.N == 0) return;
   const int64_t row_bytes = std::max<int64_t>(1, p.K * size_of(p.dtype));
   for_each_piece(threads_for(p.N * row_bytes, threads), p.N, kColumnMultiple, kPieceBytes / row_bytes, fn,
-                 {p.weight, p.weight_stride * size_of(p.dtype)});
+                 {p.weight, p.weight_stride * size_of(p.dtype), is_repeatable});
 }
 
 // Rows of an element-wise kernel.
@@ -117,7 +117,8 @@ void linear(const Kernels& kernels, const LinearParams& p, int config, const Epi
             const Threads& threads) {
   once(threads, [&kernels, p, config] { kernels.pack_x(p, config); });
   const EpilogueParams rest = epilogue != nullptr ? *epilogue : EpilogueParams{};
-  for_each_columns(p, threads, [&kernels, p, config, rest](int64_t begin, int64_t end) {
+  const bool is_repeatable = rest.linear.residual == nullptr;  // that may change before the replay ends
+  for_each_columns(p, threads, is_repeatable, [&kernels, p, config, rest](int64_t begin, int64_t end) {
     if (config == kGemv) {
       kernels.gemv(p, begin, end);
     } else {

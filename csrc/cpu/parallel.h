@@ -19,6 +19,7 @@ struct Threads {
 struct Weights {
   const void* data;
   int64_t record_bytes;
+  bool is_repeatable;  // see Work
 };
 
 // Runs fn(begin, end) over [0, total) in pieces that are multiples of `multiple`: large ones first, smaller ones
@@ -27,12 +28,13 @@ struct Weights {
 // refers to must live as long as the recording.
 template <typename Fn>
 void for_each_piece(const Threads& threads, int64_t total, int64_t multiple, int64_t least, Fn fn,
-                    const Weights& weights = {nullptr, 0}) {
+                    const Weights& weights = {nullptr, 0, false}) {
   if (threads.recording != nullptr) {
     if (total == 0) return;
     return threads.recording->add({total, multiple, least, threads.count <= 1 || total <= least, fn, nullptr,
                                    weights.data == nullptr ? WorkKind::others : WorkKind::weights,
-                                   static_cast<const char*>(weights.data), weights.record_bytes});
+                                   weights.is_repeatable, static_cast<const char*>(weights.data),
+                                   weights.record_bytes});
   }
   struct Context {
     std::atomic<int64_t> next{0};

@@ -10,11 +10,11 @@ namespace fdpp::cpu {
 
 namespace {
 
-constexpr int64_t kPieceBytes = 256 << 10;  // the most that a thread takes at a time: others may wait for it
+constexpr int64_t kPieceBytes = 128 << 10;  // the most that a thread takes at a time: others may wait for it
 constexpr int64_t kAheadBytes = 128 << 10;  // that a thread fetches of the next weights: a share of its L2 cache
 constexpr int64_t kLineBytes = 64;
-// A piece takes some 50 us. Who waits longer waits for a thread that is not running.
-constexpr auto kStall = std::chrono::microseconds(400);
+// A piece takes some 20 us. Who waits longer waits for a thread that is not running.
+constexpr auto kLate = std::chrono::microseconds(100), kStall = std::chrono::microseconds(400);
 constexpr int kMostPauses = 32;  // the longest pause in first ones
 
 // A counter that every replay finds at its start without being reset: beside its value stands the ticket of the replay
@@ -86,6 +86,26 @@ struct Recording::Phase {
   Counter done;               // how much of total
 };
 
+// The piece that a thread works on.
+struct alignas(64) Recording::Hand {
+  std::atomic<uint64_t> piece{0};  // another number for each piece; 0: none, or somebody else has done it
+  std::atomic<size_t> phase{0};
+  std::atomic<int64_t> from{0}, to{0};
+  uint64_t pieces = 0;
+
+  uint64_t hold(size_t in, int64_t begin, int64_t end) {
+    phase.store(in, std::memory_order_relaxed);
+    from.store(begin, std::memory_order_relaxed);
+    to.store(end, std::memory_order_relaxed);
+    piece.store(++pieces, std::memory_order_release);
+    return pieces;
+  }
+  // Whether the caller is the first to have done that piece.
+  bool let_go(uint64_t number) {
+    return piece.compare_exchange_strong(number, 0, std::memory_order_acq_rel, std::memory_order_relaxed);
+  }
+};
+
 // How much of the weights of a phase a thread has fetched ahead of time.
 struct Recording::Ahead {
   size_t phase = 0;
@@ -98,6 +118,8 @@ Recording::~Recording() = default;
 void Recording::divide(int threads) {
   homes_ = threads;
   phases_.clear();
+  hands_.clear();
+  for (int i = 0; i < threads; ++i) hands_.push_back(std::make_unique<Hand>());
   bool was_serial = false;
   for (const Work& work : works_) {
     const bool is_serial = work.is_serial || threads == 1;
@@ -166,8 +188,9 @@ void Recording::take_part(int thread) {
     for (int step = 0; step < phase.homes(); ++step) {
       int64_t from = 0, to = 0;
       while (phase.take((thread + step) % phase.homes(), ticket_, from, to)) {
+        const uint64_t piece = hands_[thread]->hold(i, from, to);
         phase.run(from, to);
-        phase.finish(to - from, ticket_);
+        if (hands_[thread]->let_go(piece)) phase.finish(to - from, ticket_);
       }
     }
     wait_for(i, thread, ahead);
@@ -186,9 +209,26 @@ void Recording::wait_for(size_t phase, int thread, Ahead& ahead) {
     pause_processor();
     if (looks % kPatience != 0) continue;
     if (looks == kPatience) since = Clock::now();
-    if (Clock::now() - since < kStall) continue;
+    const auto waited = Clock::now() - since;
+    if (waited >= kLate) do_again(phase);
+    if (waited < kStall) continue;
     stalled_.store(true, std::memory_order_relaxed);
     std::this_thread::yield();
+  }
+}
+
+// Does the pieces of a phase that other threads hold.
+void Recording::do_again(size_t phase) {
+  Phase& mine = *phases_[phase];
+  if (mine.homes() == 1 || !mine.works.front()->is_repeatable) return;
+  for (const auto& hand : hands_) {
+    const uint64_t piece = hand->piece.load(std::memory_order_acquire);
+    const int64_t from = hand->from.load(std::memory_order_relaxed), to = hand->to.load(std::memory_order_relaxed);
+    const bool is_here = hand->phase.load(std::memory_order_relaxed) == phase;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (piece == 0 || !is_here || hand->piece.load(std::memory_order_relaxed) != piece) continue;
+    mine.run(from, to);
+    if (hand->let_go(piece)) mine.finish(to - from, ticket_);
   }
 }
 

@@ -2,8 +2,9 @@
 //
 // A replay has one phase after the other. In a phase each thread has a range of its own, of which it takes a piece at a
 // time; who has finished takes pieces of others. The next phase begins when all pieces are done: no thread waits for
-// one that holds no piece, so one that the system has taken away stops nobody. Meanwhile a thread that finds no piece
-// fetches the weights that it will want next: the double buffer of the paper, across operators.
+// one that holds no piece, and a piece whose thread the system has taken away is done again by who waits for it, where
+// that gives the same. Meanwhile a thread that finds no piece fetches the weights that it will want next: the double
+// buffer of the paper, across operators.
 #pragma once
 
 #include <array>
@@ -29,6 +30,7 @@ struct Work {
   std::function<void(int64_t begin, int64_t end)> run;
   std::function<void(int threads)> prepare = nullptr;  // called before each replay
   WorkKind kind = WorkKind::others;
+  bool is_repeatable = false;  // run() may be called twice for a range, also at the same time, until the replay ends
   // The weights that run() reads, from first to last: [total] records of that many bytes.
   const char* weights = nullptr;
   int64_t record_bytes = 0;
@@ -56,18 +58,21 @@ class Recording {
  private:
   struct Phase;
   struct Ahead;
+  struct Hand;
 
   void divide(int threads);
   int threads_to_use(int threads);
   void take_part(int thread);
   void wait_for(size_t phase, int thread, Ahead& ahead);
+  void do_again(size_t phase);
   void fetch_ahead(size_t phase, int thread, Ahead& ahead) const;
 
   std::vector<Work> works_;
   std::vector<std::shared_ptr<const void>> kept_;
   std::vector<std::unique_ptr<Phase>> phases_;
-  int homes_ = 0;        // threads that the phases are divided among
-  uint64_t ticket_ = 0;  // of this replay
+  std::vector<std::unique_ptr<Hand>> hands_;  // of the threads
+  int homes_ = 0;                             // threads that the phases are divided among
+  uint64_t ticket_ = 0;                       // of this replay
 
   WorkSeconds* seconds_ = nullptr;
   std::atomic<bool> stalled_{false};
