@@ -187,8 +187,9 @@ class _Request:
         count = min(_bucket(max(running) + 1), self._slots.cache.rows)
         is_greedy = self._sampler.is_greedy and self._recorder is None
         result = self._slots.step(count, is_greedy, left)
-        rows = list(running)
-        result = result if len(rows) == count else result[rows]
+        # A list of rows is a copy to the device that waits for it, so it is left out where it names all of them.
+        rows = slice(0, count) if len(running) == count else list(running)
+        result = result[rows]
         if not is_greedy:
             result = self._choose(result, numbers)
             self._slots.tokens[rows] = result
