@@ -89,6 +89,11 @@ class _Recorder(TorchDispatchMode):
         self._written: list[tuple[Tensor, Tensor]] = []
         self._native: RecordedOperators | None = None  # takes the next operators
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler to keep it out of here, which takes two seconds."""
+        return False
+
     def __torch_dispatch__(self, operator: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if operator in _READ_ON_THE_HOST:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -236,3 +238,16 @@ def test_what_is_written_while_recording_is_undone():
     assert count.tolist() == [1, 1, 1] and other.tolist() == [0, 0, 0]
     assert recorded().tolist() == [3, 3, 3] and other.tolist() == [2, 2, 2]
     assert recorded().tolist() == [7, 7, 7]
+
+
+def test_a_capture_does_not_load_the_compiler():
+    """Which takes torch two seconds."""
+    code = """
+import sys
+import torch
+from fdpp.engine.recording import RecordedStep
+count = torch.zeros(1)
+assert RecordedStep(lambda: count.add_(1))().tolist() == [1]
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
