@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import harness
@@ -132,24 +133,32 @@ def measure(arguments: argparse.Namespace) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None, engines: Iterable[str], rounds: int) -> argparse.ArgumentParser:
+    """The options of benches that decode with several engines."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = demo_model.path()
     parser.add_argument(
-        "--model", default=demo_model.path(), help="a GGUF file or a Hugging Face directory (default: the demo's)"
+        "--model",
+        default=model,
+        required=model is None,
+        help="a GGUF file or a Hugging Face directory (default: the demo's)",
     )
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="default: all")
+    parser.add_argument("--engines", nargs="+", choices=engines, default=list(engines), help="default: all")
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH", help="interpreter of an engine")
     parser.add_argument("--batches", type=lambda text: [int(b) for b in text.split(",")], default=[1, 8])
     parser.add_argument("--dtype", choices=harness.DTYPES, default="bfloat16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--quick", action="store_true", help="one round of few tokens")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="directory of the results")
+    return parser
+
+
+def main() -> None:
+    parser = make_parser(__doc__, ENGINES, rounds=5)
+    parser.add_argument("--prompt-tokens", type=int, default=64)
     arguments = parser.parse_args()
-    if arguments.model is None:
-        parser.error("expected --model: the demo's model is not installed")
     if arguments.quick:
         arguments.rounds, arguments.prompt_tokens, arguments.new_tokens = 1, 16, 32
     measure(arguments)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -21,10 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import harness
-from decode import start_engine
+from decode import make_parser, start_engine
 from decode_models import prepare, prompt_ids
-
-from fdpp import demo_model
 
 ENGINES = ("fdpp", "llama.cpp", "transformers")
 COLUMNS = {"batch": "d", "engine": "s", "threads": "d", "quiet": ".1f", "beside": ".1f", "kept": ".0%"}
@@ -82,23 +79,9 @@ def measure(arguments: argparse.Namespace, models: dict) -> tuple[list[dict], di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default=demo_model.path(), help="a GGUF file or a Hugging Face directory (default: the demo's)"
-    )
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="default: all")
-    parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH", help="interpreter of an engine")
+    parser = make_parser(__doc__, ENGINES, rounds=3)
     parser.add_argument("--neighbours", type=int, default=1, help="busy processes (default: %(default)s)")
-    parser.add_argument("--batches", type=lambda text: [int(b) for b in text.split(",")], default=[1, 8])
-    parser.add_argument("--dtype", choices=harness.DTYPES, default="bfloat16")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round of few tokens")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="directory of the results")
     arguments = parser.parse_args()
-    if arguments.model is None:
-        parser.error("expected --model: the demo's model is not installed")
     if arguments.quick:
         arguments.rounds, arguments.new_tokens = 1, 32
     with tempfile.TemporaryDirectory(prefix="fdpp-bench-") as directory:

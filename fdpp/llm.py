@@ -48,11 +48,11 @@ class LLM:
         device: a torch device: ``"cpu"``, or ``"cuda"`` for a GPU of either vendor.
         dtype: ``"bfloat16"``, ``"float16"``, on a CPU ``"float32"``, or the torch dtype; None means bfloat16.
         max_seq_len: the most tokens of prompt and answer together; default and upper bound is the model's context.
-        max_batch_size: prompts that are decoded side by side; more of them are taken in groups.
+        max_batch_size: prompts that are decoded side by side; one that ends leaves its row to the next.
         page_size: tokens per page of a paged key/value cache; None for a contiguous one.
         num_threads: threads of torch in this process; None leaves them as they are.
-        capture: on a GPU, capture the decode step in a graph; CPUs have no graphs. False launches its kernels one by
-            one and reads the tokens of each step before the next.
+        capture: replay the decode step as one piece: a graph on a GPU, a recording on a CPU. False calls its operators
+            one by one, and reads the tokens of each step before the next.
         generation_config: whether the sampling options that the model's ``generation_config.json`` names are the
             defaults of :meth:`generate`, as its makers meant them; they stand in :attr:`default_sampling`.
         phi: the references that softmaxes begin with: ``"auto"`` takes those of :meth:`calibrate` or ``fdpp calibrate``

@@ -17,8 +17,9 @@ class Timings:
         prompt_tokens_computed: those of them that no other prompt of the request, and no earlier request, had computed.
         prompt_seconds: its prefill, which also yields the first new token: its share of the passes that it was in.
         decode_tokens: new tokens after the first.
-        decode_seconds: the steps that yielded them, shared with the rest of the batch.
-        rereferences: how often a softmax reference had to move during the steps, over the whole batch. On a GPU this
+        decode_seconds: from the first new token to the last; steps are shared with the rest of the batch, and prompts
+            that were computed in between count.
+        rereferences: how often a softmax reference had to move during the steps, over the whole request. On a GPU this
             counts one more step of a sequence that ends before its last possible token.
     """
 
