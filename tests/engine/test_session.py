@@ -8,7 +8,6 @@ import pickle
 import pytest
 import torch
 
-from fdpp import dataflow
 from fdpp.engine.prompt_cache import PromptCache
 from fdpp.errors import RequestError
 from fdpp.llm import LLM
@@ -99,15 +98,11 @@ def test_a_cache_that_would_not_grow_twice(checkpoints, monkeypatch):
     assert kept.timings.prompt_tokens_computed == 260
 
 
-def test_bits_that_must_not_depend_on_what_came_before(checkpoints):
+def test_bits_that_must_not_depend_on_what_came_before(checkpoints, batch_invariant):
     llm, cache = LLM(checkpoints("llama")[0], dtype="bfloat16"), PromptCache()
-    dataflow.set_batch_invariant(True)
-    try:
-        llm.generate(IDS[:70], cache=cache, **OPTIONS)
-        (kept,) = llm.generate(IDS[:100], cache=cache, logprobs=3, **OPTIONS)
-        (alone,) = llm.generate(IDS[:100], logprobs=3, **OPTIONS)
-    finally:
-        dataflow.set_batch_invariant(False)
+    llm.generate(IDS[:70], cache=cache, **OPTIONS)
+    (kept,) = llm.generate(IDS[:100], cache=cache, logprobs=3, **OPTIONS)
+    (alone,) = llm.generate(IDS[:100], logprobs=3, **OPTIONS)
     assert kept.timings.prompt_tokens_computed == 100 and kept.logprobs == alone.logprobs
 
 
