@@ -42,6 +42,7 @@ FIGURES = {
     "linear": Figure(("dtype", "K", "N", "M"), "fdpp us", is_time=True),
     "decode": Figure(("batch",), "tokens/s"),
     "neighbour": Figure(("batch", "threads"), "beside"),
+    "speculate": Figure(("prompt",), "ngram"),
     "step": Figure(("model", "dtype", "batch", "context"), "tokens/s"),
 }
 

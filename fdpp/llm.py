@@ -17,6 +17,7 @@ from fdpp.checkpoints import open_checkpoint
 from fdpp.checkpoints.base import Checkpoint
 from fdpp.checkpoints.loading import Progress, load_weights
 from fdpp.completion import Completion
+from fdpp.drafts import check_draft, check_speculation, make_guesser
 from fdpp.dtypes import torch_dtype
 from fdpp.engine.graph import GraphCapture
 from fdpp.engine.model import Model
@@ -55,6 +56,9 @@ class LLM:
             one by one, and reads the tokens of each step before the next.
         generation_config: whether the sampling options that the model's ``generation_config.json`` names are the
             defaults of :meth:`generate`, as its makers meant them; they stand in :attr:`default_sampling`.
+        speculate: ``"ngram"`` guesses that a text goes on as it did where it held the last tokens before, and verifies
+            several tokens in a step. The text stays the same; see docs/techniques.md.
+        draft: a smaller model with the same tokenizer, named as ``model`` is, that guesses instead.
         phi: the references that softmaxes begin with: ``"auto"`` takes those of :meth:`calibrate` or ``fdpp calibrate``
             that lie with the model's files or among the user's own, where there are any; a path names a file; None or
             ``"none"`` stands for 0. What is in use stands in :attr:`calibration`.
@@ -77,6 +81,8 @@ class LLM:
         num_threads: int | None = None,
         capture: bool = True,
         generation_config: bool = True,
+        speculate: str | None = None,
+        draft: str | Path | None = None,
         phi: str | Path | None = "auto",
         progress: Progress | None = None,
     ) -> None:
@@ -88,6 +94,7 @@ class LLM:
         )
         max_batch_size = integer("max_batch_size", max_batch_size, 1)
         num_threads = None if num_threads is None else integer("num_threads", num_threads, 1, MAX_THREADS)
+        check_speculation(speculate, draft)
         _check_dependencies()
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -104,6 +111,10 @@ class LLM:
         self._capture = (
             None if not capture else RecordedStep if self.device.type == "cpu" else GraphCapture(self.device)
         )
+        self._speculate = speculate
+        self._draft = None if draft is None else LLM(draft, device=device, dtype=dtype, progress=progress)
+        if self._draft is not None:
+            check_draft(self, self._draft)
         self._runners = Runners()
 
     def generate(
@@ -197,7 +208,8 @@ class LLM:
         try:
             runner = self._runners.pop()
         except IndexError:
-            runner = Runner(self.model, self.max_batch_size, self.page_size, self._capture)
+            guesser = make_guesser(self, self._speculate, self._draft, self._capture)
+            runner = Runner(self.model, self.max_batch_size, self.page_size, self._capture, guesser)
         try:
             with torch.autocast(self.device.type, enabled=False):  # dtypes are the model's, whatever surrounds the call
                 runner.run(sequences, eos, logprobs, cache)

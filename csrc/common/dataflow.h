@@ -59,11 +59,12 @@ class DataflowTable {
 
 // The rules for shapes without a measurement.
 //
-// On a processor: the GEMV reads the weights once per row of x, so it serves one row; the flat GEMM reads them once in
-// all and stays bound by memory until its arithmetic, which grows with M, takes longer than the read; from there on the
-// vendor's blocked GEMM wins. Where that is was measured (fdpp/dataflow_tables). It is later where the processor
-// multiplies no 16-bit types.
-Choice cpu_rule(DType dtype, int64_t M, bool half_gemm_is_slow = false);
+// On a processor: the GEMV reads the weights as they lie in memory, the fastest way, as long as the rows of x that meet
+// them have room in registers and in the L1 cache; the flat GEMM stays bound by memory until its arithmetic, which
+// grows with M, takes longer than the read; from there on the vendor's blocked GEMM wins. Where that is was measured
+// (fdpp/dataflow_tables). It is later where the processor multiplies no 16-bit types; such a one has half as many
+// registers.
+Choice cpu_rule(DType dtype, int64_t K, int64_t M, bool half_gemm_is_slow = false);
 
 // On a GPU, from what its maker states.
 //

@@ -22,6 +22,8 @@ Choice Library::choice(int device, DType dtype, int64_t N, int64_t K, int64_t M)
 
 void Library::set_batch_invariant(bool on) const { fdpp::set_batch_invariant(on); }
 
+void Library::set_tokens_per_row(int64_t count) const { fdpp::set_tokens_per_row(count); }
+
 std::string Library::architectures() const { return ""; }
 
 Library::Features Library::cpu_features() const { throw std::invalid_argument("this library has no CPU kernels"); }

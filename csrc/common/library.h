@@ -49,6 +49,7 @@ class Library {
   virtual void clear_tables() const;
   virtual Choice choice(int device, DType dtype, int64_t N, int64_t K, int64_t M) const;
   virtual void set_batch_invariant(bool on) const;
+  virtual void set_tokens_per_row(int64_t count) const;  // of this thread: see common/linear_choice.h
 
   // Of a GPU's library: what its kernels were compiled for.
   virtual std::string architectures() const;

@@ -18,6 +18,7 @@ namespace {
 constexpr int kMaxDevices = 64;
 
 std::atomic<bool> batch_invariant{false};
+thread_local int64_t tokens_per_row = 1;
 
 // The tables in force. A look-up reads one pointer, so tables that were replaced stay alive (they are few and small).
 // The name of a device is asked for at its first look-up: asking may start a GPU's driver.
@@ -93,8 +94,9 @@ bool is_batch_invariant() { return batch_invariant.load(std::memory_order_relaxe
 
 Choice choose_linear(int device, DType dtype, int64_t N, int64_t K, int64_t M) {
   if (is_batch_invariant()) return batch_invariant_choice(device, dtype, N, K);
-  const std::optional<Choice> measured = tables().of(device)->find(dtype, N, K, M);
-  return measured ? *measured : linear_rule(device, dtype, N, K, M);
+  const int64_t rows = (M + tokens_per_row - 1) / tokens_per_row;
+  const std::optional<Choice> measured = tables().of(device)->find(dtype, N, K, rows);
+  return measured ? *measured : linear_rule(device, dtype, N, K, rows);
 }
 
 void set_linear_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows) {
@@ -105,5 +107,10 @@ void set_linear_table(const std::string& device_name, const std::vector<Dataflow
 void clear_linear_tables() { tables().clear(); }
 
 void set_batch_invariant(bool on) { batch_invariant.store(on, std::memory_order_relaxed); }
+
+void set_tokens_per_row(int64_t count) {
+  if (count < 1) throw std::invalid_argument("tokens per row must be at least 1; got " + std::to_string(count));
+  tokens_per_row = count;
+}
 
 }  // namespace fdpp

@@ -28,4 +28,8 @@ void clear_linear_tables();
 bool is_batch_invariant();
 void set_batch_invariant(bool on);
 
+// Until the next call, products of this thread choose as those of M / count rows do: a step that appends `count` tokens
+// to each sequence has the bits of steps of one token where an implementation sums a row alike for every M.
+void set_tokens_per_row(int64_t count);
+
 }  // namespace fdpp

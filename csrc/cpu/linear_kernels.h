@@ -63,12 +63,8 @@ struct LinearKernels {
 
   static void gemv(const LinearParams& p, int64_t begin, int64_t end) {
     int64_t n = begin;
-    for (; n + V::width <= end; n += V::width) {
-      for (int64_t m = 0; m < p.M; ++m) whole_tile<V::width>(p, m, n);
-    }
-    for (; n < end; ++n) {
-      for (int64_t m = 0; m < p.M; ++m) whole_tile<1>(p, m, n);
-    }
+    for (; n + V::width <= end; n += V::width) whole_tiles<V::width>(p, n);
+    for (; n < end; ++n) whole_tiles<1>(p, n);
   }
 
   template <int Config = 0>
@@ -82,7 +78,10 @@ struct LinearKernels {
  private:
   static constexpr int kMaxTileRows = V::registers / 4;  // of x; with a row of W more, all sums fit
   static constexpr int kParts = 4;                       // sums of a row of GEMV that do not wait for each other
-  static constexpr int64_t kAheadBytes = 1 << 9;         // that GEMV fetches before it reads
+  static constexpr int kGemvRows = V::registers / 8;     // of x that share a load of W: all their sums fit
+  static constexpr int kGemvGroup = 2 * kGemvRows;       // rows of x that meet a row of W while it is in the L1 cache
+  static constexpr int64_t kAheadBytes = 1 << 9;         // that GEMV fetches before it reads, for one row of x;
+  static constexpr int64_t kFarAheadBytes = 1 << 11;     // for more, where memory would rest while they are multiplied
   static constexpr int64_t kXBytes = 24 << 10;           // of x that a block of K keeps in the L1 cache
   static constexpr int64_t kSumFloats = 8 << 10;         // partial sums that wait for the next block of K
 
@@ -164,40 +163,66 @@ struct LinearKernels {
     return static_cast<const T*>(p.weight) + n * p.weight_stride + k;
   }
 
-  // One row of x and all of K. The rows of W come one after the other, as they lie in memory: short rows side by side
-  // are no streams that a processor's prefetcher would follow, and it stops at the end of a page.
+  // All of x against NR rows of W, over all of K. The rows of W come one after the other, as they lie in memory: short
+  // rows side by side are no streams that a processor's prefetcher would follow, and it stops at the end of a page.
   template <int NR>
-  FDPP_INLINE static void whole_tile(const LinearParams& p, int64_t m, int64_t n) {
+  FDPP_INLINE static void whole_tiles(const LinearParams& p, int64_t n) {
+    for (int64_t m = 0; m < p.M; m += kGemvGroup) {
+      const int count = static_cast<int>(p.M - m < kGemvGroup ? p.M - m : kGemvGroup);
+      typename V::F sums[kGemvGroup][NR];
+      for (int j = 0; j < NR; ++j) {
+        const T* w = weight_at(p, n + j, 0);
+        int i = 0;
+        for (; i + kGemvRows <= count; i += kGemvRows) whole_rows<kGemvRows, NR>(p, m + i, w, sums + i, j);
+        for (; i + 2 <= count; i += 2) whole_rows<2, NR>(p, m + i, w, sums + i, j);
+        if (i < count) whole_rows<1, NR>(p, m + i, w, sums + i, j);
+      }
+      for (int i = 0; i < count; ++i) store<NR>(p, sums[i], m + i, n);
+    }
+  }
+
+  // MR rows of x against a row of W. A row of x has the same sum for every MR.
+  template <int MR, int NR>
+  FDPP_INLINE static void whole_rows(const LinearParams& p, int64_t m, const T* w, typename V::F (*sums)[NR], int j) {
     constexpr int64_t kStep = kParts * Product::step;
     constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T)),
-                      kAhead = kAheadBytes / static_cast<int64_t>(sizeof(T));
-    const Packed* x = static_cast<const Packed*>(p.packed_x) + m * padded(p.K);
-    typename V::F sums[NR];
-    for (int j = 0; j < NR; ++j) {
-      const T* w = weight_at(p, n + j, 0);
-      typename V::F parts[kParts];
-      for (auto& part : parts) part = V::zero();
-      int64_t k = 0;
-      for (; k + kStep <= p.K; k += kStep) {
+                      kAhead = (MR == 1 ? kAheadBytes : kFarAheadBytes) / static_cast<int64_t>(sizeof(T));
+    const int64_t stride = padded(p.K);
+    const Packed* x = static_cast<const Packed*>(p.packed_x) + m * stride;
+    typename V::F parts[MR][kParts];
+    for (auto& row : parts) {
+      for (auto& part : row) part = V::zero();
+    }
+    int64_t k = 0;
+    for (; k + kStep <= p.K; k += kStep) {
 #pragma GCC unroll 16
-        for (int64_t line = 0; line < kStep; line += kLine) __builtin_prefetch(w + k + line + kAhead, 0, 3);
+      for (int64_t line = 0; line < kStep; line += kLine) __builtin_prefetch(w + k + line + kAhead, 0, 3);
 #pragma GCC unroll 16
-        for (int i = 0; i < kParts; ++i) {
-          const int64_t at = k + i * Product::step;
-          parts[i] = Product::mac(parts[i], Product::load_x(x + at), Product::load_weight(w + at));
+      for (int part = 0; part < kParts; ++part) {
+        const int64_t at = k + part * Product::step;
+        const auto weights = V::in_register(Product::load_weight(w + at));
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+          parts[i][part] = Product::mac(parts[i][part], Product::load_x(x + i * stride + at), weights);
         }
       }
-      for (; k + Product::step <= p.K; k += Product::step) {
-        parts[0] = Product::mac(parts[0], Product::load_x(x + k), Product::load_weight(w + k));
-      }
-      if (k < p.K) {
-        const auto weights = Product::load_weight(w + k, static_cast<int>(p.K - k));
-        parts[1] = Product::mac(parts[1], Product::load_x(x + k), weights);
-      }
-      static_assert(kParts == 4);
-      sums[j] = V::add(V::add(parts[0], parts[1]), V::add(parts[2], parts[3]));
     }
-    store<NR>(p, sums, m, n);
+    for (; k + Product::step <= p.K; k += Product::step) {
+      const auto weights = V::in_register(Product::load_weight(w + k));
+      for (int i = 0; i < MR; ++i) {
+        parts[i][0] = Product::mac(parts[i][0], Product::load_x(x + i * stride + k), weights);
+      }
+    }
+    if (k < p.K) {
+      const auto weights = Product::load_weight(w + k, static_cast<int>(p.K - k));
+      for (int i = 0; i < MR; ++i) {
+        parts[i][1] = Product::mac(parts[i][1], Product::load_x(x + i * stride + k), weights);
+      }
+    }
+    static_assert(kParts == 4);
+    for (int i = 0; i < MR; ++i) {
+      sums[i][j] = V::add(V::add(parts[i][0], parts[i][1]), V::add(parts[i][2], parts[i][3]));
+    }
   }
 
   // Columns [n, n + NR) of row m of the result.

@@ -234,6 +234,9 @@ PYBIND11_MODULE(_host, m) {
           "set_batch_invariant", [](const LoadedLibrary& library, bool on) { library->set_batch_invariant(on); },
           "on"_a, "Whether ``linear`` takes one implementation and one split for every M.")
       .def(
+          "set_tokens_per_row", [](const LoadedLibrary& library, int64_t count) { library->set_tokens_per_row(count); },
+          "count"_a, "Let ``linear``, called from this thread, choose as for M / count rows.")
+      .def(
           "architectures", [](const LoadedLibrary& library) { return library->architectures(); },
           "What the kernels of a GPU's library were compiled for; empty for others.")
       .def(

@@ -81,6 +81,8 @@ def figures(timings: Timings) -> str:
     )
     if speed := timings.decode_tokens_per_second:
         line += f"; {timings.decode_tokens + 1} tokens, {speed:.1f} tokens/s"
+    if timings.guessed_tokens:
+        line += f", {timings.accepted_tokens} of {timings.guessed_tokens} guesses right"
     return f"({line})"
 
 

@@ -136,6 +136,13 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = 128) -> 
         help="end at this token; may be given several times",
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on past the end-of-sequence token")
+    guesses = group.add_mutually_exclusive_group()
+    guesses.add_argument(
+        "--speculate",
+        choices=("ngram",),
+        help="ngram: guess that text goes on as it did before, and verify several tokens in a step",
+    )
+    guesses.add_argument("--draft", metavar="M", help="a smaller model with the same tokenizer that guesses instead")
 
 
 def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def load_model(arguments: argparse.Namespace, **options: Any) -> LLM:
     from fdpp import LLM
     from fdpp.cli.progress import progress_bar
 
-    options = {"phi": getattr(arguments, "phi", None)} | options
+    options = {name: getattr(arguments, name, None) for name in ("phi", "speculate", "draft")} | options
     with progress_bar() as progress:
         return LLM(
             arguments.model,

@@ -31,7 +31,7 @@ def render_summary(
     tokens = sum(t.decode_tokens for t in timings)
     seconds = max(t.decode_seconds for t in timings)
     if tokens and seconds:
-        steps = max(t.decode_tokens for t in timings)
+        steps = max(t.decode_tokens - t.accepted_tokens for t in timings)
         read = bytes_per_step * steps / seconds
         rows += [
             ("decode", f"{rate(tokens, seconds)}, {1e3 * seconds / tokens:.2f} ms/token"),
@@ -41,6 +41,10 @@ def render_summary(
                 f"{read / bandwidth:.0%} of the bandwidth bound ({bandwidth / 1e9:.1f} GB/s)",
             ),
         ]
+    if guessed := sum(t.guessed_tokens for t in timings):
+        accepted = sum(t.accepted_tokens for t in timings)
+        steps = sum(t.decode_tokens - t.accepted_tokens for t in timings)
+        rows.append(("guesses", f"{accepted} of {guessed} tokens accepted, {tokens / steps:.2f} tokens/step"))
     if sampling is not None:
         rows.append(("sampling", f"{sampling} (defaults of generation_config.json; --no-generation-config)"))
     if softmax is not None:

@@ -88,10 +88,22 @@ class Model(Part):
         Returns:
             logits ``[B, V]`` in the dtype of the weights. Rows that idle hold no meaning.
         """
-        run = Pass(
-            positions, cache.block_table, self.step_tables(), attend_step(cache, cache_seqlens, cache.rereferences)
-        )
-        return self.head(self.forward(tokens[:, None], cache, run)[:, 0])
+        return self.extend(tokens[:, None], positions, cache_seqlens, cache)[:, 0]
+
+    def extend(self, tokens: Tensor, positions: Tensor, cache_seqlens: Tensor, cache: KVCache) -> Tensor:
+        """Append some tokens to each sequence and predict what follows each of them.
+
+        Args:
+            tokens: int64 ``[B, S]``, S at most 16.
+            positions: int32 ``[B, S]``; -1 for all of a row that idles.
+            cache_seqlens: int32 ``[B]``, the last position + 1.
+            cache: as in :meth:`step`.
+
+        Returns:
+            logits ``[B, S, V]``, as in :meth:`step`.
+        """
+        attend = attend_step(cache, cache_seqlens, cache.rereferences)
+        return self.head(self.forward(tokens, cache, Pass(positions, cache.block_table, self.step_tables(), attend)))
 
     def step_tables(self) -> dict[Rotary, Tables]:
         """The tables of each rotary embedding for steps: those in use now, which :meth:`reserve` may replace."""

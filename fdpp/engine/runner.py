@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from fdpp.engine.prompt_cache import PromptCache
 from fdpp.engine.sampling import NOT_FINITE, Sampler
 from fdpp.engine.sequence import Sequence
 from fdpp.engine.slots import Capture, Slots
+from fdpp.engine.speculation import Guesser, Speculation, same_splits
 from fdpp.errors import FdppError
 
 
@@ -29,10 +31,19 @@ class Runner:
         max_rows: the most sequences side by side.
         page_size: tokens per page of the key/value cache; None for a contiguous one.
         capture: how to capture a step; None runs it eagerly.
+        guesser: guesses tokens ahead; None for none.
     """
 
-    def __init__(self, model: Model, max_rows: int, page_size: int | None, capture: Capture | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        max_rows: int,
+        page_size: int | None,
+        capture: Capture | None,
+        guesser: Guesser | None = None,
+    ) -> None:
         self._model, self._max_rows, self._page_size, self._capture = model, max_rows, page_size, capture
+        self._guesser = guesser
         self._pool = Pool(model.attentions, model.dtype, model.device, page_size)
         self._slots: dict[int, Slots] = {}  # by the capacity of a row
 
@@ -58,20 +69,22 @@ class Runner:
         """
         # The last token is never fed back, so its slot is not needed.
         lengths = [len(sequence.prompt) + sequence.max_new_tokens - 1 for sequence in sequences]
+        rows = min(len(sequences), self._max_rows)
+        speculation = None if self._guesser is None else Speculation(self._guesser, lengths, rows)
         if kept is not None:
             slots, cached = kept.begin(self._model, sequences[0].prompt, lengths[0], self._page_size, self._capture)
-            request = _Request(self._model, slots, None, sequences, 1, logprobs)
+            request = _Request(self._model, slots, None, sequences, 1, eos_token_ids, logprobs, speculation)
             try:
-                request.run(eos_token_ids, self._ahead, cached)
+                request.run(self._ahead, cached)
             finally:  # the last token has not been fed
                 kept.token_ids = [*sequences[0].prompt, *sequences[0].token_ids[:-1]]
             return
-        rows = min(len(sequences), self._max_rows)
         if not self._pool.fits(lengths, rows):
             self._slots.clear()  # they hold the memory that is to be replaced
         cache = self._pool.begin(lengths, rows)
         slots = self._slots.setdefault(cache.capacity, Slots(self._model, cache, self._capture))
-        _Request(self._model, slots, self._pool, sequences, rows, logprobs).run(eos_token_ids, self._ahead)
+        request = _Request(self._model, slots, self._pool, sequences, rows, eos_token_ids, logprobs, speculation)
+        request.run(self._ahead)
 
     @property
     def _ahead(self) -> int:
@@ -80,7 +93,7 @@ class Runner:
         A GPU computes while the host looks at what the step before has given, eager or captured: the order of events
         decides how many rows a step has, and with them how sums are split, so both must have the same order.
         """
-        return int(self._model.device.type != "cpu")
+        return int(self._model.device.type != "cpu" and self._guesser is None)  # guesses go on from what is there
 
 
 class Runners(list[Runner]):
@@ -100,9 +113,12 @@ class _Request:
         pool: Pool | None,
         sequences: list[Sequence],
         rows: int,
+        eos_token_ids: frozenset[int],
         logprobs: int | None,
+        speculation: Speculation | None,
     ) -> None:
         self._model, self._slots, self._pool, self._rows = model, slots, pool, rows
+        self._eos_token_ids, self._speculation = eos_token_ids, speculation
         self._sequences, self._waiting = sequences, deque(enumerate(sequences))
         self._seated: dict[int, int] = {}  # from rows to the numbers of sequences
         self._idle: list[int] = []  # rows whose sequences get no more tokens from steps
@@ -116,14 +132,15 @@ class _Request:
             [sequence.prompt for sequence in sequences],
         )
 
-    def run(self, eos_token_ids: frozenset[int], ahead: int, cached: int = 0) -> None:
+    def run(self, ahead: int, cached: int = 0) -> None:
         self._slots.idle(list(range(self._slots.cache.rows)))  # whatever a request before has left
         self._model.reserve(self._slots.cache.capacity)
         while self._waiting or self._seated:
             self._admit(cached)
+            if self._speculation is not None:
+                self._read(0)
             is_launched = self._launch()
-            while self._pending and (len(self._pending) > ahead or not is_launched):
-                self._read(eos_token_ids)
+            self._read(ahead if is_launched else 0)
         rereferences = int(self._slots.cache.rereferences.sum())
         for sequence in self._sequences:
             sequence.timings.rereferences = rereferences
@@ -183,10 +200,12 @@ class _Request:
         if not running:
             return False
         numbers = list(running.values())
-        sequences = [self._sequences[number] for number in numbers]
-        left = max(sequence.max_new_tokens - sequence.launched for sequence in sequences)
+        left = max(self._sequences[number].room for number in numbers)
         count = min(_bucket(max(running) + 1), self._slots.cache.rows)
-        is_greedy = self._sampler.is_greedy and self._recorder is None
+        if self._speculation is not None and (tokens := self._speculated(running, count)):
+            self._verify(running, tokens, count, left)
+            return True
+        is_greedy = self._is_greedy
         result = self._slots.step(count, is_greedy, left)
         # A list of rows is a copy to the device that waits for it, so it is left out where it names all of them.
         rows = slice(0, count) if len(running) == count else list(running)
@@ -197,9 +216,53 @@ class _Request:
         self._launched(result, numbers)
         return True
 
+    @property
+    def _is_greedy(self) -> bool:
+        """Whether the likeliest tokens are all that is wanted of logits."""
+        return self._sampler.is_greedy and self._recorder is None
+
+    def _speculated(self, running: Mapping[int, int], count: int) -> dict[int, list[int]]:
+        """The last token of each sequence and guesses, by row; {} where a step should append one token to each."""
+        assert self._speculation is not None
+        sequences = {number: self._sequences[number] for number in running.values()}
+        room = min(one.room for one in sequences.values())
+        if self._model.device.type == "cpu":
+            room = min(room, *(same_splits(len(one.prompt) + one.launched) for one in sequences.values()))
+        tokens = self._speculation.tokens(sequences, count, room)
+        return {} if len(tokens[next(iter(tokens))]) == 1 else {row: tokens[number] for row, number in running.items()}
+
+    def _verify(self, running: Mapping[int, int], tokens: Mapping[int, list[int]], count: int, left: int) -> None:
+        """A step that appends guesses as well, of which sequences keep those that they would have chosen."""
+        assert self._speculation is not None
+        held = {row: len(self._sequences[n].prompt) + self._sequences[n].launched - 1 for row, n in running.items()}
+        width = len(next(iter(tokens.values())))
+        appended = [tokens.get(row, [0] * width) for row in range(count)]
+        result = self._slots.extend(appended, [held.get(row, -1) for row in range(count)], self._is_greedy, left)
+        likeliest = result.tolist() if self._is_greedy else None
+        chosen: dict[int, list[int]] = {row: [] for row in running}
+        going = dict(running)  # those whose guesses were right so far
+        for place in range(width):
+            rows, numbers = list(going), list(going.values())
+            if likeliest is not None:
+                found = [likeliest[row][place] for row in rows]
+            else:
+                found = self._choose(result[rows, place], numbers).tolist()
+            for row, number, token in zip(rows, numbers, found, strict=True):
+                chosen[row].append(token)
+                self._sequences[number].launched += 1
+                if place + 1 == width or token != tokens[row][place + 1]:
+                    del going[row]
+            if not going:
+                break
+        last = torch.tensor([chosen[row][-1] for row in running], dtype=torch.int64, device="cpu")
+        lengths = [held[row] + len(chosen[row]) for row in running]
+        self._slots.seat(list(running), lengths, last.to(self._model.device, non_blocking=True))
+        for row, number in running.items():
+            self._speculation.learn(number, self._sequences[number], len(chosen[row]) - 1)
+        self._take([(number, token) for row, number in running.items() for token in chosen[row]])
+
     def _is_launched(self, number: int) -> bool:
-        sequence = self._sequences[number]
-        return sequence.launched == sequence.max_new_tokens
+        return self._sequences[number].room == 0
 
     def _gather(self) -> None:
         """Where the last rows can go to free ones so that steps have fewer, move them there."""
@@ -224,21 +287,29 @@ class _Request:
         for number in numbers:
             self._sequences[number].launched += 1
 
-    def _read(self, eos_token_ids: frozenset[int]) -> None:
-        """Wait for the tokens of a step, and give them to its sequences."""
-        tokens, numbers = self._pending.popleft()
-        read, now = tokens.tolist(), time.perf_counter()
-        for number, token in zip(numbers, read, strict=True):
+    def _read(self, ahead: int) -> None:
+        """Wait for the tokens of all steps but the last ``ahead`` ones."""
+        while len(self._pending) > ahead:
+            tokens, numbers = self._pending.popleft()
+            self._take(list(zip(numbers, tokens.tolist(), strict=True)))
+
+    def _take(self, tokens: list[tuple[int, int]]) -> None:
+        """Give tokens to the sequences of these numbers."""
+        now = time.perf_counter()
+        for number, token in tokens:
             sequence = self._sequences[number]
             if sequence.finish_reason is not None:
                 continue  # it had ended when this step was launched
             if token == NOT_FINITE:
                 raise FdppError("the model's logits are not finite: its weights are damaged or overflow in this dtype")
-            sequence.push(token, eos_token_ids, now)
+            sequence.push(token, self._eos_token_ids, now)
         ended = [row for row, number in self._seated.items() if self._sequences[number].finish_reason is not None]
         self._slots.idle([row for row in ended if row not in self._idle])
         for row in ended:
-            self._sampler.forget(self._seated.pop(row))
+            number = self._seated.pop(row)
+            self._sampler.forget(number)
+            if self._speculation is not None:
+                self._speculation.forget(number)
             if self._pool is not None:
                 self._pool.leave(row)
         self._idle = [row for row in self._idle if row in self._seated]

@@ -17,6 +17,8 @@ class Timings:
         prompt_tokens_computed: those of them that no other prompt of the request, and no earlier request, had computed.
         prompt_seconds: its prefill, which also yields the first new token: its share of the passes that it was in.
         decode_tokens: new tokens after the first.
+        guessed_tokens, accepted_tokens: those that were guessed ahead, and those of them that the model would have
+            chosen, too: each of these is a step less.
         decode_seconds: from the first new token to the last; steps are shared with the rest of the batch, and prompts
             that were computed in between count.
         rereferences: how often a softmax reference had to move during the steps, over the whole request. On a GPU this
@@ -27,6 +29,8 @@ class Timings:
     prompt_tokens_computed: int = 0
     prompt_seconds: float = 0.0
     decode_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     decode_seconds: float = 0.0
     rereferences: int = 0
 
@@ -63,6 +67,11 @@ class Sequence:
     launched: int = 0
     timings: Timings = field(default_factory=Timings)
     _start: float = 0.0
+
+    @property
+    def room(self) -> int:
+        """How many more tokens steps may be launched for."""
+        return self.max_new_tokens - self.launched
 
     def push(self, token: int, eos_token_ids: frozenset[int], now: float) -> None:
         """Take the next token at that time, of ``time.perf_counter``, and decide whether the sequence has ended."""

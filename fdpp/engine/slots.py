@@ -42,8 +42,9 @@ class Slots:
         self.tokens = filled(0, torch.int64)
         self._positions = filled(-1, torch.int32, 1)
         self._seqlens, self._advance = filled(0, torch.int32), filled(0, torch.int32)
-        self._captured: dict[tuple[int, bool], tuple[Step, object]] = {}
-        self._warm: set[tuple[int, bool]] = set()
+        self._wide: dict[tuple[int, int], _Inputs] = {}  # of steps of several tokens, by rows and tokens
+        self._captured: dict[tuple[int, int, bool], tuple[Step, object]] = {}
+        self._warm: set[tuple[int, int, bool]] = set()
         self._settings: object = None  # under which steps were captured
 
     def seat(self, rows: list[int], lengths: list[int], tokens: Tensor) -> None:
@@ -81,17 +82,44 @@ class Slots:
             the tokens int64 ``[rows]`` where that is greedy, or the logits ``[rows, V]``. The next call overwrites
             them.
         """
+        return self._replay((rows, 1, is_greedy), lambda: self._run(rows, is_greedy), steps_left)
+
+    def extend(self, tokens: list[list[int]], lengths: list[int], is_greedy: bool, steps_left: int) -> Tensor:
+        """Append equally many tokens to each of the first rows, and predict what follows each of them.
+
+        Where a row goes on is then for :meth:`seat` to say.
+
+        Args:
+            tokens: of each row.
+            lengths: how many each row holds before them; -1 for a row that idles.
+            is_greedy, steps_left: as in :meth:`step`.
+
+        Returns:
+            the likeliest tokens int64 ``[rows, tokens]`` where that is greedy, or the logits ``[rows, tokens, V]``. The
+            next call overwrites them.
+        """
+        rows, width = len(tokens), len(tokens[0])
+        if (rows, width) not in self._wide:
+            self._wide[rows, width] = _Inputs(rows, width, self.tokens.device)
+        inputs = self._wide[rows, width]
+        inputs.fill(tokens, lengths)
+        cache = self.cache.part(slice(0, rows))
+
+        def run() -> Tensor:
+            # On a CPU the bits are those of steps of one token.
+            with dataflow.chosen_by_rows(width):
+                logits = self._model.extend(inputs.tokens, inputs.positions, inputs.seqlens, cache)
+            return greedy(logits.flatten(0, 1)).view(rows, width) if is_greedy else logits
+
+        return self._replay((rows, width, is_greedy), run, steps_left)
+
+    def _replay(self, key: tuple[int, int, bool], run: Step, steps_left: int) -> Tensor:
         settings = torch.get_num_threads(), dataflow.generation(), self._model.version
         if settings != self._settings:
             self._settings = settings
             self._captured.clear()
-        key = rows, is_greedy
         if key in self._captured:
             return self._captured[key][0]()
-
-        def run() -> Tensor:
-            return self._run(rows, is_greedy)
-
         if self._capture is None or key not in self._warm or steps_left < MIN_STEPS:
             self._warm.add(key)  # a first step loads all that it needs
             return run()
@@ -106,6 +134,22 @@ class Slots:
         seqlens.add_(advance)
         logits = self._model.step(self.tokens[first].clamp(min=0), positions, seqlens, self.cache.part(first))
         return self.tokens[first].copy_(greedy(logits)) if is_greedy else logits
+
+
+class _Inputs:
+    """What a step of several tokens per row reads, written from the host before each."""
+
+    def __init__(self, rows: int, width: int, device: torch.device) -> None:
+        self.tokens = torch.zeros((rows, width), dtype=torch.int64, device=device)
+        self.positions = torch.zeros((rows, width), dtype=torch.int32, device=device)
+        self.seqlens = torch.zeros(rows, dtype=torch.int32, device=device)
+
+    def fill(self, tokens: list[list[int]], lengths: list[int]) -> None:
+        width = self.tokens.shape[1]
+        positions = [range(length, length + width) if length >= 0 else [-1] * width for length in lengths]
+        seqlens = [length + width if length >= 0 else 0 for length in lengths]
+        for tensor, values in ((self.tokens, tokens), (self.positions, positions), (self.seqlens, seqlens)):
+            tensor.copy_(torch.tensor(values, dtype=tensor.dtype, device="cpu"), non_blocking=True)
 
 
 def _captured(step: Step, capture: Capture) -> Step:

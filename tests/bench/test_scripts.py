@@ -74,6 +74,15 @@ def test_neighbour(run_bench, tiny_model):  # noqa: F811
     assert "llama.cpp is left out" in out
 
 
+def test_speculate(run_bench, tiny_model):  # noqa: F811
+    out, result = run_bench("speculate.py", "--model", tiny_model, "--dtype", "float32", "--threads", 2)
+    assert_environment(result)
+    assert_positive(result["rows"], "plain", "ngram", "x", "transformers", "its look-up", "tokens/step")
+    names = [row["prompt"] for row in result["rows"]]
+    assert sum(name.startswith(("edit_", "summarise_")) for name in names) == 5
+    assert all(row["same"] == "yes" for row in result["rows"])
+
+
 def test_step(run_bench):
     out, result = run_bench(
         *("step.py", "--device", "cpu", "--models", "smollm2-135m", "--batches", "1", "--contexts", "40"),

@@ -157,3 +157,22 @@ def test_stop_ends_the_text(fdpp, tiny_model):
     stop = whole[2:4]
     cut = fdpp("generate", "--model", tiny_model, "--prompt", TEXT, "--stop", stop, *RAW)
     assert cut.out == whole[: whole.index(stop)] + "\n"
+
+
+@pytest.mark.parametrize("way", ["--speculate", "--draft"])
+def test_guesses(fdpp, tiny_model, way):
+    """The same text, and a line of figures more."""
+    options = ("generate", "--model", tiny_model, "--prompt", "the and the and the and", *RAW, "--max-new-tokens", 60)
+    plain, guessed = fdpp(*options), fdpp(*options, way, "ngram" if way == "--speculate" else tiny_model)
+    assert (guessed.code, guessed.out) == (0, plain.out)
+    found = re.search(r"^guesses +(\d+) of (\d+) tokens accepted, [\d.]+ tokens/step$", guessed.err, re.MULTILINE)
+    assert found is not None and 0 <= int(found[1]) <= int(found[2])
+    assert way == "--speculate" or found[1] == found[2]  # a model that drafts for itself
+    assert "guesses" not in plain.err
+
+
+def test_two_ways_to_guess(fdpp, tiny_model):
+    outcome = fdpp("generate", "--model", tiny_model, "--prompt", "a", "--speculate", "ngram", "--draft", tiny_model)
+    assert outcome.code == 2 and "not allowed with" in outcome.err
+    outcome = fdpp("generate", "--model", tiny_model, "--prompt", "a", "--draft", "nowhere/at-all")
+    assert outcome.code == 1 and "nowhere/at-all" in outcome.err

@@ -34,6 +34,21 @@ TEST(table_takes_the_next_measured_row_count) {
   CHECK(!table.find(DType::bf16, 32, 64, 1), "another shape");
 }
 
+TEST(rule_of_processors_takes_gemv_while_rows_fit_registers_and_cache) {
+  const auto last_gemv = [](DType dtype, int64_t K, bool half_gemm_is_slow = false) {
+    int64_t last = 0;
+    for (int64_t M = 1; M <= 200; ++M) {
+      if (cpu_rule(dtype, K, M, half_gemm_is_slow).impl == Impl::gemv) last = M;
+    }
+    return last;
+  };
+  CHECK(last_gemv(DType::bf16, 576) == 8 && last_gemv(DType::bf16, 576, true) == 4, "twice as many registers");
+  CHECK(last_gemv(DType::bf16, 4096) == 3 && last_gemv(DType::f32, 4096) == 1, "24 KiB of x");
+  CHECK(last_gemv(DType::bf16, 100000) == 1, "always at M = 1");
+  CHECK(cpu_rule(DType::bf16, 4096, 24).impl == Impl::flat_gemm, "B");
+  CHECK(cpu_rule(DType::bf16, 4096, 25).impl == Impl::aten && cpu_rule(DType::f32, 4096, 65).impl == Impl::aten, "C");
+}
+
 TEST(rule_of_gpus_goes_from_gemv_to_flat_gemm_to_the_vendor) {
   for (const GpuFacts& facts : {kA100, kRtx3090, kH200, kUnknown}) {
     int last = 0;

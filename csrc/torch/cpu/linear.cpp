@@ -100,9 +100,9 @@ int flat_gemm_configs(int device, DType dtype) {
   return cpu::kernels().flat_gemm_configs(dtype);
 }
 
-Choice linear_rule(int device, DType dtype, int64_t, int64_t, int64_t M) {
+Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M) {
   check_device(device);
-  return cpu_rule(dtype, M, cpu::kernels().half_gemm_is_slow);
+  return cpu_rule(dtype, K, M, cpu::kernels().half_gemm_is_slow);
 }
 
 // Each row by itself.
