@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fdpp.cli.options import add_decoding, add_model, add_template, decoding_options, load_model
-from fdpp.cli.summary import describe_softmax, render_summary
+from fdpp.cli.summary import describe_guesses, describe_softmax, render_summary
 from fdpp.cli.text_files import decode, read_text
 from fdpp.errors import RequestError, one_line
 from fdpp.timing import memory_bandwidth
@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
     bytes_per_step = llm.model.step_bytes(timings.prompt_tokens + timings.decode_tokens // 2)
     sampling = completion.sampling if llm.default_sampling != SamplingOptions() else None
     bandwidth = memory_bandwidth(arguments.device)
-    summary = render_summary([timings], bytes_per_step, bandwidth, sampling, describe_softmax(llm, [timings]))
+    guesses = describe_guesses(timings) if arguments.speculate or arguments.draft else None
+    softmax = describe_softmax(llm, [timings])
+    summary = render_summary([timings], bytes_per_step, bandwidth, sampling, softmax, guesses)
     print(f"\n{summary}", file=sys.stderr)
 
 

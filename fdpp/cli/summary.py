@@ -16,6 +16,7 @@ def render_summary(
     bandwidth: float,
     sampling: object = None,
     softmax: str | None = None,
+    guesses: str | None = None,
 ) -> str:
     """The figures of a batch that was decoded together, one line per topic.
 
@@ -25,6 +26,7 @@ def render_summary(
         bandwidth: bytes per second from memory (:func:`fdpp.timing.memory_bandwidth`), which bounds decoding.
         sampling: how the tokens were chosen, where ``generation_config.json`` had a say in it.
         softmax: of :func:`describe_softmax`.
+        guesses: of :func:`describe_guesses`.
     """
     prompt_tokens = sum(t.prompt_tokens_computed for t in timings)
     rows = [("prompt", rate(prompt_tokens, sum(t.prompt_seconds for t in timings)))]
@@ -41,15 +43,20 @@ def render_summary(
                 f"{read / bandwidth:.0%} of the bandwidth bound ({bandwidth / 1e9:.1f} GB/s)",
             ),
         ]
-    if guessed := sum(t.guessed_tokens for t in timings):
-        accepted = sum(t.accepted_tokens for t in timings)
-        steps = sum(t.decode_tokens - t.accepted_tokens for t in timings)
-        rows.append(("guesses", f"{accepted} of {guessed} tokens accepted, {tokens / steps:.2f} tokens/step"))
+    if guesses is not None:
+        rows.append(("guesses", guesses))
     if sampling is not None:
         rows.append(("sampling", f"{sampling} (defaults of generation_config.json; --no-generation-config)"))
     if softmax is not None:
         rows.append(("softmax", softmax))
     return "\n".join(f"{name:9s}{text}" for name, text in rows)
+
+
+def describe_guesses(timings: Timings) -> str:
+    """What became of the guesses for a sequence, and how many tokens a step gave it."""
+    steps = timings.decode_tokens - timings.accepted_tokens
+    each = f", {timings.decode_tokens / steps:.2f} tokens/step" if steps else ""
+    return f"{timings.accepted_tokens} of {timings.guessed_tokens} tokens accepted{each}"
 
 
 def describe_softmax(llm: LLM, timings: Sequence[Timings]) -> str:

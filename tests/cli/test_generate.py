@@ -80,6 +80,7 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
         *("--max-seq-len", 99, "--page-size", 16, "--max-new-tokens", 7, "--temperature", 0.5, "--top-k", 3),
         *("--top-p", 0.25, "--seed", 11, "--stop", "a", "--stop", "b", "--ignore-eos", "--min-p", 0.125),
         *("--repetition-penalty", 1.5, "--stop-token-id", 4, "--stop-token-id", 5, "--no-generation-config"),
+        *("--draft", "d"),
     )
     assert (outcome.code, outcome.err) == (2, "fdpp: error: MemoryError: far enough\n")
     del seen["stream"]
@@ -88,7 +89,7 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
         "model": "m", "device": "cpu", "dtype": "float16", "num_threads": 1, "max_seq_len": 99, "page_size": 16,
         "max_batch_size": 1, "progress": None, "prompt": "p", "max_new_tokens": 7, "temperature": 0.5, "top_k": 3,
         "top_p": 0.25, "seed": 11, "stop": ("a", "b"), "ignore_eos": True, "min_p": 0.125, "repetition_penalty": 1.5,
-        "stop_token_ids": (4, 5), "generation_config": False,
+        "stop_token_ids": (4, 5), "generation_config": False, "draft": "d", "speculate": None,
     }  # fmt: skip
 
 
@@ -175,4 +176,4 @@ def test_two_ways_to_guess(fdpp, tiny_model):
     outcome = fdpp("generate", "--model", tiny_model, "--prompt", "a", "--speculate", "ngram", "--draft", tiny_model)
     assert outcome.code == 2 and "not allowed with" in outcome.err
     outcome = fdpp("generate", "--model", tiny_model, "--prompt", "a", "--draft", "nowhere/at-all")
-    assert outcome.code == 1 and "nowhere/at-all" in outcome.err
+    assert outcome.code == 2 and "nowhere/at-all" in outcome.err
