@@ -5,11 +5,11 @@
     python bench/decode.py --python llama.cpp=/path/to/python --python vllm=/path/to/another/python
     python bench/decode.py --quick
 
-Every engine gets the same weights in the same dtype, the same prompts, number of new tokens (greedy, past any
-end-of-sequence token) and number of threads. Each measurement is a process of its own, engines take turns, and the
-table shows medians over the rounds. One clock for all: decode time is the time of a generation of N tokens less the
-time of a generation of one token, so that neither the prompt nor the start of a request counts. Engines that are not
-installed are left out, with a note.
+Every engine gets the same weights in the same dtype, the same prompts (as long as --contexts says), number of tokens
+(greedy, past any end-of-sequence token) and number of threads. Each measurement is a process of its own, engines take
+turns, and the table shows medians over the rounds. One clock for all: decode time is the time of a generation of N
+tokens less the time of a generation of one token, so that neither the prompt nor the start of a request counts. Engines
+that are not installed are left out, with a note.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from decode_models import prepare, prompt_ids
 from fdpp import demo_model, timing
 
 COLUMNS = {
-    "batch": "d", "engine": "s", "tokens/s": ".1f", "min": ".1f", "max": ".1f", "fdpp is x": ".2f", "of bound": ".0%",
-    "same tokens": ".0%",
+    "context": "d", "batch": "d", "engine": "s", "tokens/s": ".1f", "min": ".1f", "max": ".1f", "fdpp is x": ".2f",
+    "of bound": ".0%", "same tokens": ".0%", "prompt tokens/s": ".0f",
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def common_prefix(ours: list[list[int]], theirs: list[list[int]]) -> float:
 def run_rounds(arguments: argparse.Namespace, models: dict) -> tuple[dict[str, list[dict]], dict[str, str]]:
     """Measure every engine once per round, in turn: the answers by engine, and why others are left out."""
     pythons = dict(item.split("=", 1) for item in arguments.python)
-    prompts = prompt_ids(models["directory"], max(arguments.batches), arguments.prompt_tokens)
+    prompts = [prompt_ids(models["directory"], max(arguments.batches), length) for length in arguments.contexts]
     answers: dict[str, list[dict]] = {}
     left_out: dict[str, str] = {}
     for number in range(1, arguments.rounds + 1):
@@ -80,24 +80,29 @@ def run_rounds(arguments: argparse.Namespace, models: dict) -> tuple[dict[str, l
                 print(f"{engine} is left out: {answer}", flush=True)
                 continue
             answers.setdefault(engine, []).append(answer | {"read_bandwidth": timing.memory_bandwidth()})
-            rates = ", ".join(f"batch {r['batch']}: {r['tokens_per_second']:.1f}" for r in answer["results"])
+            rates = ", ".join(
+                f"{r['context']} x batch {r['batch']}: {r['tokens_per_second']:.1f}" for r in answer["results"]
+            )
             print(f"round {number} of {arguments.rounds}, {engine}: {rates} tokens/s", flush=True)
     return answers, left_out
 
 
-def summarise(answers: dict[str, list[dict]], batches: list[int], bandwidth: float) -> list[dict]:
-    """One row per batch size and engine. fdpp's answers give the ratio, the agreement and the bytes of a step."""
+def summarise(answers: dict[str, list[dict]], bandwidth: float) -> list[dict]:
+    """One row per context, batch size and engine. fdpp's answers give ratio, agreement and the bytes of a step."""
     rows = []
-    for number, batch in enumerate(batches):
+    cases = [(result["context"], result["batch"]) for result in next(iter(answers.values()))[0]["results"]]
+    for number, (context, batch) in enumerate(cases):
         results = {engine: [answer["results"][number] for answer in rounds] for engine, rounds in answers.items()}
         rates = {engine: [r["tokens_per_second"] for r in rounds] for engine, rounds in results.items()}
         for engine, values in rates.items():
             row = {
+                "context": context,
                 "batch": batch,
                 "engine": f"{engine} {answers[engine][0]['version']}",
                 "tokens/s": statistics.median(values),
                 "min": min(values),
                 "max": max(values),
+                "prompt tokens/s": statistics.median(r["prompt_tokens_per_second"] for r in results[engine]),
             }
             if "fdpp" in results:
                 ours = results["fdpp"][0]
@@ -115,10 +120,10 @@ def measure(arguments: argparse.Namespace) -> None:
     if not answers:
         sys.exit("no engine could be measured")
     bandwidth = statistics.median([answer["read_bandwidth"] for rounds in answers.values() for answer in rounds])
-    rows = summarise(answers, arguments.batches, bandwidth)
+    rows = summarise(answers, bandwidth)
     conditions = {
         "model": Path(arguments.model).name, "dtype": arguments.dtype, "threads": arguments.threads,
-        "prompt_tokens": arguments.prompt_tokens, "new_tokens": arguments.new_tokens, "rounds": arguments.rounds,
+        "new_tokens": arguments.new_tokens, "rounds": arguments.rounds,
     }  # fmt: skip
     print("\n" + ", ".join(f"{key} {value}" for key, value in conditions.items()))
     print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s")
@@ -157,10 +162,10 @@ def make_parser(description: str | None, engines: Iterable[str], rounds: int) ->
 
 def main() -> None:
     parser = make_parser(__doc__, ENGINES, rounds=5)
-    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--contexts", type=lambda text: [int(c) for c in text.split(",")], default=[32, 2048, 8192])
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.prompt_tokens, arguments.new_tokens = 1, 16, 32
+        arguments.rounds, arguments.contexts, arguments.new_tokens = 1, [16], 32
     measure(arguments)
 
 

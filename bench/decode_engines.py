@@ -2,13 +2,14 @@
 
     python bench/decode_engines.py ANSWER.json < JOB.json
 
-A job names the engine, the models (see decode_models.prepare), dtype, threads, prompts (token ids of equal length),
-batches and the number of new tokens. This file may run in an interpreter that has its engine and little else, so it
-imports nothing of the kind at the top.
+A job names the engine, the models (see decode_models.prepare), dtype, threads, prompts (lists of token ids of equal
+length, for each context), batches and the number of new tokens. This file may run in an interpreter that has its engine
+and little else, so it imports nothing of the kind at the top.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -84,7 +85,8 @@ class LlamaCpp:
         if batch not in self.contexts:
             options = self.api.llama_context_default_params()
             options.n_ctx = batch * -(-context_length(self.job) // 256) * 256
-            options.n_batch = options.n_ubatch = batch * len(self.job["prompts"][0])
+            options.n_batch = options.n_ctx
+            options.n_ubatch = min(options.n_batch, 512)  # its default
             options.n_seq_max = batch
             options.n_threads = options.n_threads_batch = self.job["threads"]
             self.contexts[batch] = self.api.llama_init_from_model(self.model, options)
@@ -154,8 +156,8 @@ ENGINES = {"fdpp": Fdpp, "transformers": Transformers, "llama.cpp": LlamaCpp, "v
 
 
 def context_length(job: dict) -> int:
-    """Tokens that a sequence of the job reaches."""
-    return len(job["prompts"][0]) + job["new_tokens"]
+    """Tokens that the longest sequence of the job reaches."""
+    return max(len(prompts[0]) for prompts in job["prompts"]) + job["new_tokens"]
 
 
 def clock(function: Callable, *arguments: object) -> tuple[float, object]:
@@ -166,22 +168,26 @@ def clock(function: Callable, *arguments: object) -> tuple[float, object]:
 
 
 def measure(job: dict) -> dict:
-    """Load the job's engine and measure it, one result per batch size.
+    """Load the job's engine and measure it, one result per context and batch size.
 
     Decode time is the time of a whole generation less the time of a generation of one token: neither the prompt nor the
-    start of a request counts.
+    start of a request counts. The time of one token gives the rate of prompts.
     """
-    engine = ENGINES[job["engine"]](job)
+    engine, count = ENGINES[job["engine"]](job), job["new_tokens"]
     results = []
-    for batch in job["batches"]:
-        prompts, count = job["prompts"][:batch], job["new_tokens"]
-        engine.generate(prompts, count)  # warm up
-        one_token = statistics.median(clock(engine.generate, prompts, 1)[0] for _ in range(3))
-        whole, tokens = clock(engine.generate, prompts, count)
-        seconds = whole - one_token
-        result = {"batch": batch, "tokens": tokens, "tokens_per_second": batch * (count - 1) / seconds}
+    for prompts, batch in itertools.product(job["prompts"], job["batches"]):
+        context, repeats = len(prompts[0]), 3 if len(prompts[0]) < 2000 else 1
+        mine = prompts[:batch]
+        engine.generate(mine, count)  # warm up
+        one_token = statistics.median(clock(engine.generate, mine, 1)[0] for _ in range(repeats))
+        whole, tokens = clock(engine.generate, mine, count)
+        result = {
+            "context": context, "batch": batch, "tokens": tokens,
+            "prompt_tokens_per_second": batch * context / one_token,
+            "tokens_per_second": batch * (count - 1) / (whole - one_token),
+        }  # fmt: skip
         if isinstance(engine, Fdpp):
-            result["bytes_per_step"] = engine.bytes_per_step(len(prompts[0]) + count // 2, batch)
+            result["bytes_per_step"] = engine.bytes_per_step(context + count // 2, batch)
         results.append(result)
     return {"version": engine.version, "results": results}
 

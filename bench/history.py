@@ -40,7 +40,7 @@ class Figure:
 FIGURES = {
     "attention": Figure(("heads", "dtype", "batch", "context"), "us", is_time=True),
     "linear": Figure(("dtype", "K", "N", "M"), "fdpp us", is_time=True),
-    "decode": Figure(("batch",), "tokens/s"),
+    "decode": Figure(("context", "batch"), "tokens/s"),
     "neighbour": Figure(("batch", "threads"), "beside"),
     "speculate": Figure(("prompt",), "ngram"),
     "step": Figure(("model", "dtype", "batch", "context"), "tokens/s"),

@@ -42,7 +42,7 @@ def busy(count: int) -> Iterator[None]:
 def measure(arguments: argparse.Namespace, models: dict) -> tuple[list[dict], dict[str, str]]:
     """A row per batch, engine and number of threads, and why engines are left out."""
     pythons = dict(item.split("=", 1) for item in arguments.python)
-    prompts = prompt_ids(models["directory"], max(arguments.batches), 16)
+    prompts = [prompt_ids(models["directory"], max(arguments.batches), 16)]
     cases = [(engine, arguments.threads) for engine in arguments.engines]
     cases += [(engine, 1) for engine in arguments.engines if engine == "fdpp" and arguments.threads > 1]
     rates: dict[tuple[str, int, int, int], list[float]] = {}

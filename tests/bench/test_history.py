@@ -38,10 +38,10 @@ def test_a_run_is_one_line_of_its_device(tmp_path):
 
 
 def test_other_engines_are_not_kept(tmp_path):
-    rows = [{"batch": 1, "engine": f"{name} 1.0", "tokens/s": 5.0} for name in ("fdpp", "transformers")]
+    rows = [{"context": 32, "batch": 1, "engine": f"{name} 1.0", "tokens/s": 5.0} for name in ("fdpp", "transformers")]
     keep(tmp_path, "2026-01-01", rows, bench="decode")
     (run,) = history.read(tmp_path / "history")
-    assert run["speeds"] == {"1": 5.0}
+    assert run["speeds"] == {"32 1": 5.0}
 
 
 def test_relative_speeds_are_of_common_cases():
