@@ -1,8 +1,8 @@
 // Split-KV decode attention with the guarded unified maximum (common/softmax_state.h), for one instruction set.
 //
-// A unit of work is one split of one (sequence, kv head). The query heads of a kv head times the new tokens are its
-// rows, so each key and value is read once from memory. Per tile of keys and per row: logits, guard, probabilities, o
-// += p V.
+// A unit of work is one split of some kv heads of a sequence, which it takes in turn for each tile of keys. The query
+// heads of a kv head times the new tokens are its rows, so each key and value is read once from memory; while a tile is
+// computed the next one is fetched. Per row of a tile: logits, guard, probabilities, o += p V.
 #pragma once
 
 #include <math.h>
@@ -23,8 +23,11 @@ struct AttentionKernels {
   using Product = cpu::Product<V, T>;
   using Packed = typename Product::Packed;
   static constexpr int kTile = kAttentionTile;
-  static constexpr int kRows = 4;     // rows that share the loads of V
-  static constexpr int kVectors = 4;  // vectors of a head that o += p V keeps in registers
+  static constexpr int kRows = 4;                    // rows that share the loads of V
+  static constexpr int kVectors = 4;                 // vectors of a head that o += p V keeps in registers
+  static constexpr int kDotKeys = 4;                 // keys whose products with q are formed at once
+  static constexpr int kDotRows = V::registers / 8;  // rows that share the loads of K: half of the registers are sums
+  static constexpr int kLine = 64 / static_cast<int>(sizeof(T));
   static_assert(kTile % V::width == 0 && D % V::width == 0);
 
   // A row's record in params.partial: its state, and its query as the dot products want it.
@@ -45,6 +48,7 @@ struct AttentionKernels {
   static_assert(sizeof(Row) == attention_row_floats(D) * sizeof(float));
   static_assert((D + Product::step - 1) / Product::step * Product::step * sizeof(Packed) <= sizeof(Row::packed_q));
 
+  // The keys and values of the first kv head of a unit.
   struct Tile {
     const T* k[kTile];
     const T* v[kTile];
@@ -58,10 +62,28 @@ struct AttentionKernels {
     float scale, alibi, distance;
   };
 
+  // Fetches the keys, or the values, of a tile into the L2 cache in the order in which they lie in memory, a piece for
+  // each that is computed meanwhile: one head's keys alone are too short and too far apart for a prefetcher to follow.
+  struct Ahead {
+    const T* const* tokens;
+    int keys, heads;
+    int64_t head_stride;
+    int key = 0, head = 0;
+
+    FDPP_INLINE void fetch(int pieces) {
+      for (; pieces > 0 && key < keys; --pieces) {
+        const T* piece = tokens[key] + head * head_stride;
+        for (int d = 0; d < D; d += kLine) __builtin_prefetch(piece + d, 0, 2);
+        if (++head == heads) head = 0, ++key;
+      }
+    }
+  };
+
   // Pointers to the keys of a tile; the places after the last key repeat it, so that whole vectors can be read.
   FDPP_INLINE static void locate(Tile& tile, const AttentionParams& p, int b, int h, int64_t begin, int64_t end) {
     tile.begin = begin;
-    tile.keys = static_cast<int>(end - begin);
+    tile.keys = static_cast<int>(end - begin < kTile ? end - begin : kTile);
+    if (tile.keys <= 0) return;
     Slot slot = slot_of(p.layout, b, begin);
     for (int j = 0; j < tile.keys; ++j) {
       tile.k[j] = slot_pointer<T>(p.k, slot) + h * p.k.head_stride;
@@ -71,24 +93,61 @@ struct AttentionKernels {
     for (int j = tile.keys; j < kTile; ++j) tile.k[j] = tile.k[tile.keys - 1];
   }
 
-  // t = logit * log2(e) of one row for a tile, -infinity where masked; returns the maximum.
-  FDPP_INLINE static float logits(float* t, const Packed* q, const Tile& tile, const RowView& view, float softcap) {
-    constexpr int kFullVectors = D / Product::step * Product::step;
-    F most = V::broadcast(-INFINITY);
-    for (int j = 0; j < tile.keys; j += V::width) {
-      F dots[V::width];
-      for (int i = 0; i < V::width; ++i) {
-        const T* k = tile.k[j + i];
-        F sum = V::zero();
+  // sums += q k of the elements from d on, for `Rows` rows and kDotKeys keys; `n` > 0: of that many elements.
+  template <int Rows>
+  FDPP_INLINE static void multiply(F (&sums)[Rows][kDotKeys], Row* rows, const T* const (&k)[kDotKeys], int d,
+                                   int n = 0) {
+    typename Product::Operand q[Rows];
 #pragma GCC unroll 4
-        for (int d = 0; d < kFullVectors; d += Product::step)
-          sum = Product::mac(sum, Product::load_x(q + d), Product::load_weight(k + d));
-        if constexpr (kFullVectors < D)
-          sum = Product::mac(sum, Product::load_x(q + kFullVectors),
-                             Product::load_weight(k + kFullVectors, D - kFullVectors));
-        dots[i] = sum;
+    for (int r = 0; r < Rows; ++r) q[r] = V::in_register(Product::load_x(rows[r].q() + d));
+#pragma GCC unroll 4
+    for (int i = 0; i < kDotKeys; ++i) {
+      const auto key = V::in_register(n > 0 ? Product::load_weight(k[i] + d, n) : Product::load_weight(k[i] + d));
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) sums[r][i] = Product::mac(sums[r][i], q[r], key);
+    }
+  }
+
+  // t = q . k of `Rows` rows for a tile; `offset` leads from the first head to theirs. Each product has its own sums,
+  // added up in the same order whichever rows share the loads.
+  template <int Rows>
+  FDPP_INLINE static void dots(float (*t)[kTile], Row* rows, const Tile& tile, int64_t offset, Ahead& ahead) {
+    constexpr int kFullVectors = D / Product::step * Product::step;
+    for (int j = 0; j < tile.keys; j += V::width) {
+      F fours[Rows][V::width / kDotKeys];
+      for (int i = 0; i < V::width; i += kDotKeys) {
+        ahead.fetch(kDotKeys);
+        const T* k[kDotKeys];
+        F sums[Rows][kDotKeys];
+#pragma GCC unroll 4
+        for (int key = 0; key < kDotKeys; ++key) {
+          k[key] = tile.k[j + i + key] + offset;
+#pragma GCC unroll 4
+          for (int r = 0; r < Rows; ++r) sums[r][key] = V::zero();
+        }
+        for (int d = 0; d < kFullVectors; d += Product::step) multiply<Rows>(sums, rows, k, d);
+        if constexpr (kFullVectors < D) multiply<Rows>(sums, rows, k, kFullVectors, D - kFullVectors);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r)
+          fours[r][i / kDotKeys] = V::sum_four(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
       }
-      F x = V::sum_each(dots);
+      for (int r = 0; r < Rows; ++r) V::store(t[r] + j, V::join_fours(fours[r]));
+    }
+  }
+
+  // As above for 1 to kRows rows, as many at once as the registers hold sums for.
+  template <int Rows = kDotRows>
+  FDPP_INLINE static void dots(int count, float (*t)[kTile], Row* rows, const Tile& tile, int64_t offset,
+                               Ahead& ahead) {
+    for (; count >= Rows; count -= Rows, t += Rows, rows += Rows) dots<Rows>(t, rows, tile, offset, ahead);
+    if constexpr (Rows > 1) dots<Rows - 1>(count, t, rows, tile, offset, ahead);
+  }
+
+  // t = q . k -> logit * log2(e) of one row for a tile, -infinity where masked; returns the maximum.
+  FDPP_INLINE static float logits(float* t, int keys, const RowView& view, float softcap) {
+    F most = V::broadcast(-INFINITY);
+    for (int j = 0; j < keys; j += V::width) {
+      F x = V::load(t + j);
       if (softcap > 0.0f) {
         x = tanh<V>(V::mul(x, V::broadcast(view.scale / softcap)));
         x = V::mul(x, V::broadcast(softcap * kLog2e));
@@ -121,7 +180,7 @@ struct AttentionKernels {
   // o = o * rescale + p V for `Rows` rows and `Vectors` vectors of the head, beginning at element d.
   template <int Rows, int Vectors>
   FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile,
-                                     int d) {
+                                     int64_t offset, int d, Ahead& ahead) {
     F o[Rows][Vectors];
     for (int r = 0; r < Rows; ++r) {
       for (int c = 0; c < Vectors; ++c) {
@@ -129,13 +188,15 @@ struct AttentionKernels {
       }
     }
     for (int j = 0; j < tile.keys; ++j) {
+      if (d == 0) ahead.fetch(1);
+      const T* token = tile.v[j] + offset + d;
       F v[Vectors];
-#pragma GCC unroll 4
-      for (int c = 0; c < Vectors; ++c) v[c] = V::load(tile.v[j] + d + c * V::width);
+#pragma GCC unroll 8
+      for (int c = 0; c < Vectors; ++c) v[c] = V::load(token + c * V::width);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
         const F weight = V::broadcast(p[r][j]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < Vectors; ++c) o[r][c] = V::fma(weight, v[c], o[r][c]);
       }
     }
@@ -144,47 +205,67 @@ struct AttentionKernels {
     }
   }
 
-  template <int Rows>
-  FDPP_INLINE static void accumulate(Row* rows, const float (*p)[kTile], const float* rescale, const Tile& tile) {
+  // As above for the whole head and `count` of up to `Rows` rows.
+  template <int Rows = kRows>
+  FDPP_INLINE static void accumulate(int count, Row* rows, const float (*p)[kTile], const float* rescale,
+                                     const Tile& tile, int64_t offset, Ahead& ahead) {
+    if (count < Rows) {
+      if constexpr (Rows > 1) accumulate<Rows - 1>(count, rows, p, rescale, tile, offset, ahead);
+      return;
+    }
     constexpr int kStride = kVectors * V::width;
     constexpr int kFullVectors = D / kStride * kStride;
-    for (int d = 0; d < kFullVectors; d += kStride) accumulate<Rows, kVectors>(rows, p, rescale, tile, d);
+    for (int d = 0; d < kFullVectors; d += kStride)
+      accumulate<Rows, kVectors>(rows, p, rescale, tile, offset, d, ahead);
     if constexpr (kFullVectors < D)
-      accumulate<Rows, (D - kFullVectors) / V::width>(rows, p, rescale, tile, kFullVectors);
+      accumulate<Rows, (D - kFullVectors) / V::width>(rows, p, rescale, tile, offset, kFullVectors, ahead);
   }
 
-  static void split(const AttentionParams& p, int b, int h, int split) {
-    const int group = p.query_heads / p.kv_heads;
-    const int num_rows = group * p.query_len;
-    const int64_t length = p.cache_seqlens[b];
-    const int64_t first_query = length - p.query_len;
-    Row* rows = Row::of(p, b, h, split);
-    for (int row = 0; row < num_rows; ++row) start(rows[row], p, b, h * group + row % group, row / group);
-
+  static void split(const AttentionParams& p, int b, int first_head, int heads, int split) {
+    const int num_rows = p.query_heads / p.kv_heads * p.query_len;
+    for (int h = first_head; h < first_head + heads; ++h) {
+      Row* rows = Row::of(p, b, h, split);
+      for (int row = 0; row < num_rows; ++row) start(rows[row], p, b, h, row);
+    }
+    const int64_t length = p.cache_seqlens[b], first_query = length - p.query_len;
     const int64_t first_key = p.window >= 0 && first_query > p.window ? first_query - p.window : 0;
     const KeyRange range = split_range(first_key, length, split, p.num_splits, kTile);
-    Tile tile;
-    alignas(64) float t[kRows][kTile];
-    float rescale[kRows];
-    for (int64_t begin = range.begin; begin < range.end; begin += kTile) {
-      locate(tile, p, b, h, begin, range.end - begin < kTile ? range.end : begin + kTile);
-      for (int block = 0; block < num_rows; block += kRows) {
-        const int count = num_rows - block < kRows ? num_rows - block : kRows;
-        for (int i = 0; i < count; ++i) {
-          const int row = block + i, head = h * group + row % group;
-          rescale[i] = weigh(rows[row], t[i], p, tile, head, first_query + row / group);
-        }
-        switch (count) {
-          case 1: accumulate<1>(rows + block, t, rescale, tile); break;
-          case 2: accumulate<2>(rows + block, t, rescale, tile); break;
-          case 3: accumulate<3>(rows + block, t, rescale, tile); break;
-          default: accumulate<4>(rows + block, t, rescale, tile); break;
-        }
+    Tile tiles[2];
+    locate(tiles[0], p, b, first_head, range.begin, range.end);
+    Ahead{tiles[0].k, tiles[0].keys, heads, p.k.head_stride}.fetch(heads * kTile);
+    Ahead{tiles[0].v, tiles[0].keys, heads, p.v.head_stride}.fetch(heads * kTile);
+    for (int index = 0; tiles[index].keys > 0; index ^= 1) {
+      const Tile& tile = tiles[index];
+      Tile& next = tiles[index ^ 1];
+      locate(next, p, b, first_head, tile.begin + tile.keys, range.end);
+      Ahead keys{next.k, next.keys, heads, p.k.head_stride}, values{next.v, next.keys, heads, p.v.head_stride};
+      for (int i = 0; i < heads; ++i) {
+        attend(p, Row::of(p, b, first_head + i, split), tile, b, first_head, first_head + i, keys, values);
       }
     }
   }
 
-  FDPP_INLINE static void start(Row& row, const AttentionParams& p, int b, int head, int token) {
+  // A tile of one kv head.
+  FDPP_INLINE static void attend(const AttentionParams& p, Row* rows, const Tile& tile, int b, int first_head, int h,
+                                 Ahead& keys, Ahead& values) {
+    const int group = p.query_heads / p.kv_heads, num_rows = group * p.query_len;
+    const int64_t first_query = int64_t{p.cache_seqlens[b]} - p.query_len;
+    const int64_t k_offset = (h - first_head) * p.k.head_stride, v_offset = (h - first_head) * p.v.head_stride;
+    alignas(64) float t[kRows][kTile];
+    float rescale[kRows];
+    for (int block = 0; block < num_rows; block += kRows) {
+      const int count = num_rows - block < kRows ? num_rows - block : kRows;
+      dots(count, t, rows + block, tile, k_offset, keys);
+      for (int i = 0; i < count; ++i) {
+        const int row = block + i, head = h * group + row % group;
+        rescale[i] = weigh(rows[row], t[i], p, tile, head, first_query + row / group);
+      }
+      accumulate(count, rows + block, t, rescale, tile, v_offset, values);
+    }
+  }
+
+  FDPP_INLINE static void start(Row& row, const AttentionParams& p, int b, int h, int index) {
+    const int group = p.query_heads / p.kv_heads, head = h * group + index % group, token = index / group;
     for (float& value : row.o) value = 0.0f;
     row.l = 0.0f;
     row.r = p.phi != nullptr ? first_reference(p.phi[head]) : 0.0f;
@@ -211,7 +292,7 @@ struct AttentionKernels {
     view.scale = p.softmax_scale;
     view.alibi = p.alibi_slopes != nullptr ? p.alibi_slopes[head] * kLog2e : 0.0f;
     view.distance = static_cast<float>(tile.begin - query);
-    const float tile_max = logits(t, row.q(), tile, view, p.softcap);
+    const float tile_max = logits(t, tile.keys, view, p.softcap);
     const Rereference next = guard<WideGuard>(row.r, row.l == 0.0f, tile_max);
     row.r = next.reference;
     row.l = row.l * next.rescale + probabilities(t, tile.keys, row.r);

@@ -15,6 +15,7 @@ constexpr int64_t kSerialBytes = 16 << 10;  // less than this takes a thread les
 constexpr int64_t kPieceBytes = 16 << 10;   // the least that a thread takes at a time
 constexpr int64_t kColumnMultiple = 48;     // of every tile width: 16 of GEMV and AMX, 2 and 3 of the flat GEMM
 constexpr int kMinSplitKeys = kAttentionTile;
+constexpr int64_t kTileBytes = 128 << 10;  // of keys and values: the next tile waits in the L2 cache
 
 Threads threads_for(int64_t bytes, const Threads& threads) {
   return {bytes < kSerialBytes ? 1 : threads.count, threads.run, threads.recording};
@@ -37,15 +38,28 @@ void for_each_rows(const Threads& threads, int64_t rows, int64_t row_bytes,
                  [kernel, p](int64_t begin, int64_t end) { kernel(p, begin, end); });
 }
 
-// The splits of all (sequence, kv head) of one call.
+// Sets of kv heads that one thread takes together, so that it reads whole stretches of memory where heads are adjacent.
+struct HeadSets {
+  explicit HeadSets(const AttentionParams& p) : kv_heads(p.kv_heads) {
+    const int64_t head_bytes = int64_t{2} * kAttentionTile * p.head_dim * size_of(p.dtype);
+    const bool adjacent = p.k.head_stride == p.head_dim && p.v.head_stride == p.head_dim;
+    const int most = adjacent ? static_cast<int>(std::max<int64_t>(1, kTileBytes / head_bytes)) : 1;
+    count = (kv_heads + most - 1) / most;
+  }
+  int begin(int64_t set) const { return static_cast<int>(set * kv_heads / count); }
+
+  int kv_heads, count;
+};
+
+// The splits of all (sequence, set of kv heads) of one call.
 class AttentionTask {
  public:
   AttentionTask(const Kernels& kernels, const AttentionParams& p)
-      : kernels_(kernels), p_(p), splits_left_(new std::atomic<int>[units()]) {
+      : kernels_(kernels), p_(p), sets_(p), splits_left_(new std::atomic<int>[units()]) {
     plan(p.num_splits);
   }
 
-  int64_t units() const { return int64_t{p_.batch} * p_.kv_heads; }
+  int64_t units() const { return int64_t{p_.batch} * sets_.count; }
 
   void plan(int num_splits) {
     p_.num_splits = num_splits;
@@ -62,14 +76,17 @@ class AttentionTask {
   void run(int64_t item) {
     if (item >= units() * p_.num_splits) return;
     const int64_t unit = item / p_.num_splits;
-    const int b = static_cast<int>(unit / p_.kv_heads), h = static_cast<int>(unit % p_.kv_heads);
-    kernels_.attention_split(p_, b, h, static_cast<int>(item % p_.num_splits));
-    if (splits_left_[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) kernels_.attention_merge(p_, b, h);
+    const int b = static_cast<int>(unit / sets_.count);
+    const int begin = sets_.begin(unit % sets_.count), end = sets_.begin(unit % sets_.count + 1);
+    kernels_.attention_split(p_, b, begin, end - begin, static_cast<int>(item % p_.num_splits));
+    if (splits_left_[unit].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    for (int h = begin; h < end; ++h) kernels_.attention_merge(p_, b, h);
   }
 
  private:
   const Kernels& kernels_;
   AttentionParams p_;
+  const HeadSets sets_;
   const std::unique_ptr<std::atomic<int>[]> splits_left_;
 };
 
@@ -80,7 +97,7 @@ int64_t attention_bytes(const AttentionParams& p, int64_t keys) {
 }  // namespace
 
 int plan_attention_splits(const AttentionParams& p, int64_t max_keys, const Threads& threads) {
-  return plan_splits(int64_t{p.batch} * p.kv_heads, max_keys, threads.count, kMinSplitKeys);
+  return plan_splits(int64_t{p.batch} * HeadSets(p).count, max_keys, threads.count, kMinSplitKeys);
 }
 
 void decode_attention(const Kernels& kernels, const AttentionParams& p, const Threads& threads) {

@@ -32,8 +32,9 @@ namespace fdpp::cpu {
 
 template <typename V>
 struct IsaTable {
-  static void attention_split(const AttentionParams& p, int b, int h, int split) {
-    FDPP_WITH_TYPE(p.dtype, FDPP_WITH_HEAD_DIM(p.head_dim, AttentionKernels<V, T, D>::split(p, b, h, split)))
+  static void attention_split(const AttentionParams& p, int b, int first_head, int heads, int split) {
+    FDPP_WITH_TYPE(p.dtype,
+                   FDPP_WITH_HEAD_DIM(p.head_dim, AttentionKernels<V, T, D>::split(p, b, first_head, heads, split)))
   }
   static void attention_merge(const AttentionParams& p, int b, int h) {
     FDPP_WITH_TYPE(p.dtype, FDPP_WITH_HEAD_DIM(p.head_dim, AttentionKernels<V, T, D>::merge(p, b, h)))

@@ -17,8 +17,8 @@ struct Kernels {
   // The processor multiplies no 16-bit types, and torch's GEMM of them takes some ten times that of float32.
   bool half_gemm_is_slow;
 
-  // One split of one (sequence, kv head): fills its part of params.partial.
-  void (*attention_split)(const AttentionParams&, int batch, int kv_head, int split);
+  // One split of the kv heads [first_head, first_head + heads) of a sequence: fills its part of params.partial.
+  void (*attention_split)(const AttentionParams&, int batch, int first_head, int heads, int split);
   // Sums the splits of one (sequence, kv head) and writes params.out.
   void (*attention_merge)(const AttentionParams&, int batch, int kv_head);
 

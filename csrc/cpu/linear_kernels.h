@@ -231,7 +231,7 @@ struct LinearKernels {
     const T* bias = static_cast<const T*>(p.bias);
     T* out = static_cast<T*>(p.out) + m * p.N + n;
     if constexpr (NR == V::width) {
-      const auto sum = V::sum_each(sums);
+      const auto sum = sum_each<V>(sums);
       return V::store(out, bias != nullptr ? V::add(sum, V::load(bias + n)) : sum);
     }
     for (int j = 0; j < NR; ++j) {

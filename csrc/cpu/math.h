@@ -40,6 +40,14 @@ FDPP_INLINE typename V::F tanh(typename V::F x) {
   return V::div(m, V::add(m, V::broadcast(2.0f)));
 }
 
+// Lane i is the sum of a[i].
+template <typename V>
+FDPP_INLINE typename V::F sum_each(const typename V::F (&a)[V::width]) {
+  typename V::F fours[V::width / 4];
+  for (int i = 0; i < V::width / 4; ++i) fours[i] = V::sum_four(a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]);
+  return V::join_fours(fours);
+}
+
 // A vector type with what activation.h wants of one.
 template <typename V>
 struct Math : V {

@@ -79,10 +79,11 @@ struct Avx2 {
   }
 
   // Eight sums at once: horizontal additions within the halves, then the halves together.
-  FDPP_INLINE static F sum_each(const F (&a)[width]) {
-    const F lo = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-    const F hi = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-    return add(_mm256_permute2f128_ps(lo, hi, 0x20), _mm256_permute2f128_ps(lo, hi, 0x31));
+  FDPP_INLINE static F sum_four(F a, F b, F c, F d) {
+    return _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  }
+  FDPP_INLINE static F join_fours(const F (&a)[2]) {
+    return add(_mm256_permute2f128_ps(a[0], a[1], 0x20), _mm256_permute2f128_ps(a[0], a[1], 0x31));
   }
 
  private:

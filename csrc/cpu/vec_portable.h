@@ -3,7 +3,8 @@
 // convert from and to the storage type, with a count they touch only the first n elements and fill with zeros; max and
 // min return their second argument when either is NaN; round is to nearest even; ldexp(x, n) is x * 2^n for integers
 // from zero_exponent (where it is 0) to 128 (where it is infinite); select_between takes `inside` where low <= x <=
-// high; lane i of sum_each(a) is the sum of a[i]; in_register(x) is x, loaded once.
+// high; lane 4 i + j of join_fours(a) is the sum of the j-th vector of which sum_four made a[i]; in_register(x) is x,
+// loaded once.
 #pragma once
 
 #include <cstring>
@@ -85,8 +86,9 @@ struct Portable {
     return most;
   }
 
-  FDPP_INLINE static F sum_each(const F (&a)[width]) {
-    return F{sum(a[0]), sum(a[1]), sum(a[2]), sum(a[3]), sum(a[4]), sum(a[5]), sum(a[6]), sum(a[7])};
+  FDPP_INLINE static F sum_four(F a, F b, F c, F d) { return F{sum(a), sum(b), sum(c), sum(d)}; }
+  FDPP_INLINE static F join_fours(const F (&a)[2]) {
+    return F{a[0][0], a[0][1], a[0][2], a[0][3], a[1][0], a[1][1], a[1][2], a[1][3]};
   }
 };
 
