@@ -27,7 +27,7 @@ struct AttentionKernels {
   static constexpr int kVectors = 4;                 // vectors of a head that o += p V keeps in registers
   static constexpr int kDotKeys = 4;                 // keys whose products with q are formed at once
   static constexpr int kDotRows = V::registers / 8;  // rows that share the loads of K: half of the registers are sums
-  static constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+  static constexpr int kLineBytes = 64, kHeadBytes = D * static_cast<int>(sizeof(T));
   static_assert(kTile % V::width == 0 && D % V::width == 0);
 
   // A row's record in params.partial: its state, and its query as the dot products want it.
@@ -48,12 +48,19 @@ struct AttentionKernels {
   static_assert(sizeof(Row) == attention_row_floats(D) * sizeof(float));
   static_assert((D + Product::step - 1) / Product::step * Product::step * sizeof(Packed) <= sizeof(Row::packed_q));
 
+  // Lines of the next tile to fetch while so many bytes of keys, or of values, are computed: memory should never idle,
+  // and values take about three quarters of the time.
+  static constexpr int lines_ahead_of_keys(int bytes) { return (bytes / 2 + kLineBytes - 1) / kLineBytes; }
+  static constexpr int lines_ahead_of_values(int bytes) { return (bytes * 3 / 2 + kLineBytes - 1) / kLineBytes; }
+
   // The keys and values of the first kv head of a unit.
   struct Tile {
-    const T* k[kTile];
-    const T* v[kTile];
+    const T* tokens[2 * kTile];  // key 0, value 0, key 1, ...
     int64_t begin;
     int keys;
+
+    FDPP_INLINE const T* k(int j) const { return tokens[2 * j]; }
+    FDPP_INLINE const T* v(int j) const { return tokens[2 * j + 1]; }
   };
 
   // What a row sees of a tile, [low, high] relative to its first key, and the constants of its logits.
@@ -62,19 +69,32 @@ struct AttentionKernels {
     float scale, alibi, distance;
   };
 
-  // Fetches the keys, or the values, of a tile into the L2 cache in the order in which they lie in memory, a piece for
-  // each that is computed meanwhile: one head's keys alone are too short and too far apart for a prefetcher to follow.
+  // Fetches a tile into the L2 cache in the order in which it lies in memory, a few lines at a time while another one is
+  // computed: one head's keys alone are too short and too far apart for a prefetcher to follow.
   struct Ahead {
-    const T* const* tokens;
-    int keys, heads;
-    int64_t head_stride;
-    int key = 0, head = 0;
+    const T* const* token;
+    const T* const* last;
+    int64_t bytes;  // of a token's heads, which are adjacent
+    const char *at = nullptr, *end = nullptr;
 
-    FDPP_INLINE void fetch(int pieces) {
-      for (; pieces > 0 && key < keys; --pieces) {
-        const T* piece = tokens[key] + head * head_stride;
-        for (int d = 0; d < D; d += kLine) __builtin_prefetch(piece + d, 0, 2);
-        if (++head == heads) head = 0, ++key;
+    FDPP_INLINE Ahead(const Tile& tile, int heads)
+        : token(tile.tokens), last(token + 2 * tile.keys), bytes(heads * kHeadBytes) {}
+
+    FDPP_INLINE void fetch_all() const {
+      for (const T* const* next = token; next != last; ++next) {
+        const char* heads = reinterpret_cast<const char*>(*next);
+        for (int64_t i = 0; i < bytes; i += kLineBytes) __builtin_prefetch(heads + i, 0, 2);
+      }
+    }
+
+    FDPP_INLINE void fetch(int lines) {
+      for (; lines > 0; --lines, at += kLineBytes) {
+        if (at >= end) {
+          if (token == last) return;
+          at = reinterpret_cast<const char*>(*token++);
+          end = at + bytes;
+        }
+        __builtin_prefetch(at, 0, 2);
       }
     }
   };
@@ -83,14 +103,14 @@ struct AttentionKernels {
   FDPP_INLINE static void locate(Tile& tile, const AttentionParams& p, int b, int h, int64_t begin, int64_t end) {
     tile.begin = begin;
     tile.keys = static_cast<int>(end - begin < kTile ? end - begin : kTile);
-    if (tile.keys <= 0) return;
+    if (tile.keys == 0) return;
     Slot slot = slot_of(p.layout, b, begin);
     for (int j = 0; j < tile.keys; ++j) {
-      tile.k[j] = slot_pointer<T>(p.k, slot) + h * p.k.head_stride;
-      tile.v[j] = slot_pointer<T>(p.v, slot) + h * p.v.head_stride;
+      tile.tokens[2 * j] = slot_pointer<T>(p.k, slot) + h * p.k.head_stride;
+      tile.tokens[2 * j + 1] = slot_pointer<T>(p.v, slot) + h * p.v.head_stride;
       if (++slot.offset == p.layout.page_size && j + 1 < tile.keys) slot = slot_of(p.layout, b, begin + j + 1);
     }
-    for (int j = tile.keys; j < kTile; ++j) tile.k[j] = tile.k[tile.keys - 1];
+    for (int j = tile.keys; j < kTile; ++j) tile.tokens[2 * j] = tile.k(tile.keys - 1);
   }
 
   // sums += q k of the elements from d on, for `Rows` rows and kDotKeys keys; `n` > 0: of that many elements.
@@ -116,12 +136,12 @@ struct AttentionKernels {
     for (int j = 0; j < tile.keys; j += V::width) {
       F fours[Rows][V::width / kDotKeys];
       for (int i = 0; i < V::width; i += kDotKeys) {
-        ahead.fetch(kDotKeys);
+        ahead.fetch(lines_ahead_of_keys(kDotKeys * kHeadBytes));
         const T* k[kDotKeys];
         F sums[Rows][kDotKeys];
 #pragma GCC unroll 4
         for (int key = 0; key < kDotKeys; ++key) {
-          k[key] = tile.k[j + i + key] + offset;
+          k[key] = tile.k(j + i + key) + offset;
 #pragma GCC unroll 4
           for (int r = 0; r < Rows; ++r) sums[r][key] = V::zero();
         }
@@ -188,8 +208,8 @@ struct AttentionKernels {
       }
     }
     for (int j = 0; j < tile.keys; ++j) {
-      if (d == 0) ahead.fetch(1);
-      const T* token = tile.v[j] + offset + d;
+      ahead.fetch(lines_ahead_of_values(Vectors * V::width * static_cast<int>(sizeof(T))));
+      const T* token = tile.v(j) + offset + d;
       F v[Vectors];
 #pragma GCC unroll 8
       for (int c = 0; c < Vectors; ++c) v[c] = V::load(token + c * V::width);
@@ -232,22 +252,21 @@ struct AttentionKernels {
     const KeyRange range = split_range(first_key, length, split, p.num_splits, kTile);
     Tile tiles[2];
     locate(tiles[0], p, b, first_head, range.begin, range.end);
-    Ahead{tiles[0].k, tiles[0].keys, heads, p.k.head_stride}.fetch(heads * kTile);
-    Ahead{tiles[0].v, tiles[0].keys, heads, p.v.head_stride}.fetch(heads * kTile);
-    for (int index = 0; tiles[index].keys > 0; index ^= 1) {
+    Ahead(tiles[0], heads).fetch_all();
+    for (int index = 0; tiles[index].keys != 0; index ^= 1) {
       const Tile& tile = tiles[index];
       Tile& next = tiles[index ^ 1];
       locate(next, p, b, first_head, tile.begin + tile.keys, range.end);
-      Ahead keys{next.k, next.keys, heads, p.k.head_stride}, values{next.v, next.keys, heads, p.v.head_stride};
+      Ahead ahead(next, heads);
       for (int i = 0; i < heads; ++i) {
-        attend(p, Row::of(p, b, first_head + i, split), tile, b, first_head, first_head + i, keys, values);
+        attend(p, Row::of(p, b, first_head + i, split), tile, b, first_head, first_head + i, ahead);
       }
     }
   }
 
   // A tile of one kv head.
   FDPP_INLINE static void attend(const AttentionParams& p, Row* rows, const Tile& tile, int b, int first_head, int h,
-                                 Ahead& keys, Ahead& values) {
+                                 Ahead& ahead) {
     const int group = p.query_heads / p.kv_heads, num_rows = group * p.query_len;
     const int64_t first_query = int64_t{p.cache_seqlens[b]} - p.query_len;
     const int64_t k_offset = (h - first_head) * p.k.head_stride, v_offset = (h - first_head) * p.v.head_stride;
@@ -255,12 +274,12 @@ struct AttentionKernels {
     float rescale[kRows];
     for (int block = 0; block < num_rows; block += kRows) {
       const int count = num_rows - block < kRows ? num_rows - block : kRows;
-      dots(count, t, rows + block, tile, k_offset, keys);
+      dots(count, t, rows + block, tile, k_offset, ahead);
       for (int i = 0; i < count; ++i) {
         const int row = block + i, head = h * group + row % group;
         rescale[i] = weigh(rows[row], t[i], p, tile, head, first_query + row / group);
       }
-      accumulate(count, rows + block, t, rescale, tile, v_offset, values);
+      accumulate(count, rows + block, t, rescale, tile, v_offset, ahead);
     }
   }
 

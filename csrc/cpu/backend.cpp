@@ -15,7 +15,7 @@ constexpr int64_t kSerialBytes = 16 << 10;  // less than this takes a thread les
 constexpr int64_t kPieceBytes = 16 << 10;   // the least that a thread takes at a time
 constexpr int64_t kColumnMultiple = 48;     // of every tile width: 16 of GEMV and AMX, 2 and 3 of the flat GEMM
 constexpr int kMinSplitKeys = kAttentionTile;
-constexpr int64_t kTileBytes = 128 << 10;  // of keys and values: the next tile waits in the L2 cache
+constexpr int64_t kTileBytes = 256 << 10;  // of keys and values: the next tile waits in the L2 cache
 
 Threads threads_for(int64_t bytes, const Threads& threads) {
   return {bytes < kSerialBytes ? 1 : threads.count, threads.run, threads.recording};
