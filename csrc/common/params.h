@@ -42,7 +42,7 @@ struct AttentionParams {
   const float* alibi_slopes;  // [Hq] or null
   const float* sinks;         // [Hq] or null
   int num_splits;
-  int tile;                    // GPU: attention_tiles.h
+  int tile;                    // GPU: attention_tiles.h; CPU: keys of a tile
   void* out;                   // [B, Sq, Hq, D], contiguous
   int64_t* rereference_count;  // [Hq] or null
   // CPU: [B, Hkv, splits, Hq / Hkv * Sq, attention_row_floats(D)], aligned to 64 bytes. GPU: attention_block.h.

@@ -28,7 +28,7 @@ struct AttentionKernels {
   static constexpr int kDotKeys = 4;                 // keys whose products with q are formed at once
   static constexpr int kDotRows = V::registers / 8;  // rows that share the loads of K: half of the registers are sums
   static constexpr int kLineBytes = 64, kHeadBytes = D * static_cast<int>(sizeof(T));
-  static_assert(kTile % V::width == 0 && D % V::width == 0);
+  static_assert(kLeastAttentionTile % V::width == 0 && D % V::width == 0);
 
   // A row's record in params.partial: its state, and its query as the dot products want it.
   struct Row {
@@ -69,8 +69,8 @@ struct AttentionKernels {
     float scale, alibi, distance;
   };
 
-  // Fetches a tile into the L2 cache in the order in which it lies in memory, a few lines at a time while another one is
-  // computed: one head's keys alone are too short and too far apart for a prefetcher to follow.
+  // Fetches a tile into the L2 cache in the order in which it lies in memory, a few lines at a time while another one
+  // is computed: one head's keys alone are too short and too far apart for a prefetcher to follow.
   struct Ahead {
     const T* const* token;
     const T* const* last;
@@ -102,7 +102,7 @@ struct AttentionKernels {
   // Pointers to the keys of a tile; the places after the last key repeat it, so that whole vectors can be read.
   FDPP_INLINE static void locate(Tile& tile, const AttentionParams& p, int b, int h, int64_t begin, int64_t end) {
     tile.begin = begin;
-    tile.keys = static_cast<int>(end - begin < kTile ? end - begin : kTile);
+    tile.keys = static_cast<int>(end - begin < p.tile ? end - begin : p.tile);
     if (tile.keys == 0) return;
     Slot slot = slot_of(p.layout, b, begin);
     for (int j = 0; j < tile.keys; ++j) {
@@ -110,7 +110,7 @@ struct AttentionKernels {
       tile.tokens[2 * j + 1] = slot_pointer<T>(p.v, slot) + h * p.v.head_stride;
       if (++slot.offset == p.layout.page_size && j + 1 < tile.keys) slot = slot_of(p.layout, b, begin + j + 1);
     }
-    for (int j = tile.keys; j < kTile; ++j) tile.tokens[2 * j] = tile.k(tile.keys - 1);
+    for (int j = tile.keys; j < p.tile; ++j) tile.tokens[2 * j] = tile.k(tile.keys - 1);
   }
 
   // sums += q k of the elements from d on, for `Rows` rows and kDotKeys keys; `n` > 0: of that many elements.

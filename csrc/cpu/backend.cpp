@@ -38,17 +38,21 @@ void for_each_rows(const Threads& threads, int64_t rows, int64_t row_bytes,
                  [kernel, p](int64_t begin, int64_t end) { kernel(p, begin, end); });
 }
 
-// Sets of kv heads that one thread takes together, so that it reads whole stretches of memory where heads are adjacent.
+// What a thread takes at a time: a tile of keys of a set of kv heads. Where heads are adjacent it is one of whole
+// tokens, if need be of fewer keys: processors fetch long stretches of memory best.
 struct HeadSets {
-  explicit HeadSets(const AttentionParams& p) : kv_heads(p.kv_heads) {
-    const int64_t head_bytes = int64_t{2} * kAttentionTile * p.head_dim * size_of(p.dtype);
-    const bool adjacent = p.k.head_stride == p.head_dim && p.v.head_stride == p.head_dim;
-    const int most = adjacent ? static_cast<int>(std::max<int64_t>(1, kTileBytes / head_bytes)) : 1;
+  explicit HeadSets(const AttentionParams& p) : kv_heads(p.kv_heads), tile(kAttentionTile) {
+    const int64_t head_bytes = int64_t{2} * p.head_dim * size_of(p.dtype);
+    int most = 1;
+    if (p.k.head_stride == p.head_dim && p.v.head_stride == p.head_dim) {
+      while (tile > kLeastAttentionTile && tile * kv_heads * head_bytes > kTileBytes) tile /= 2;
+      most = static_cast<int>(std::max<int64_t>(1, kTileBytes / (tile * head_bytes)));
+    }
     count = (kv_heads + most - 1) / most;
   }
   int begin(int64_t set) const { return static_cast<int>(set * kv_heads / count); }
 
-  int kv_heads, count;
+  int kv_heads, tile, count;
 };
 
 // The splits of all (sequence, set of kv heads) of one call.
@@ -56,6 +60,7 @@ class AttentionTask {
  public:
   AttentionTask(const Kernels& kernels, const AttentionParams& p)
       : kernels_(kernels), p_(p), sets_(p), splits_left_(new std::atomic<int>[units()]) {
+    p_.tile = sets_.tile;
     plan(p.num_splits);
   }
 

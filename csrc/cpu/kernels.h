@@ -10,14 +10,15 @@ namespace fdpp::cpu {
 constexpr int kFlatGemmColumns[] = {2, 3};
 constexpr int kNumFlatGemmConfigs = sizeof(kFlatGemmColumns) / sizeof(kFlatGemmColumns[0]);
 constexpr int kGemv = -1;
-constexpr int kAttentionTile = 64;  // keys per tile
+constexpr int kAttentionTile = 64, kLeastAttentionTile = 16;  // keys per tile, at most and at least
 
 struct Kernels {
   const char* name;
   // The processor multiplies no 16-bit types, and torch's GEMM of them takes some ten times that of float32.
   bool half_gemm_is_slow;
 
-  // One split of the kv heads [first_head, first_head + heads) of a sequence: fills its part of params.partial.
+  // One split of the kv heads [first_head, first_head + heads) of a sequence: fills its part of params.partial. With
+  // params.tile = kAttentionTile, or half or a quarter of it.
   void (*attention_split)(const AttentionParams&, int batch, int first_head, int heads, int split);
   // Sums the splits of one (sequence, kv head) and writes params.out.
   void (*attention_merge)(const AttentionParams&, int batch, int kv_head);

@@ -204,27 +204,24 @@ TEST(attention_gives_the_same_bits_on_any_number_of_threads) {
   }
 }
 
-TEST(attention_gives_a_head_the_same_bits_alone_and_among_others) {
+TEST(attention_gives_a_row_the_same_bits_whichever_rows_share_its_keys) {
   for (const cpu::Kernels* kernels : cpu::available_kernels()) {
     for (uint64_t seed = 200; seed < 240; ++seed) {
       Problem problem(seed, kDTypes[seed % 3]);
       AttentionParams& p = problem.p;
+      p.phi = p.alibi_slopes = p.sinks = nullptr;
       problem.run(*kernels, 1);
       const Buffer together(*problem.out);
-      const AttentionParams all = p;
-      const int64_t size = size_of(p.dtype);
-      for (int h = 0; h < all.query_heads; ++h) {
-        const int64_t kv_head = h / (all.query_heads / all.kv_heads);
-        const auto from = [h](const float* values) { return values != nullptr ? values + h : nullptr; };
-        p.query_heads = p.kv_heads = 1;
-        p.q = static_cast<const char*>(all.q) + h * all.q_head_stride * size;
-        p.k.data = static_cast<char*>(all.k.data) + kv_head * all.k.head_stride * size;
-        p.v.data = static_cast<char*>(all.v.data) + kv_head * all.v.head_stride * size;
-        p.phi = from(all.phi), p.alibi_slopes = from(all.alibi_slopes), p.sinks = from(all.sinks);
+      const int group = p.query_heads / p.kv_heads;
+      const char* q = static_cast<const char*>(p.q);
+      p.query_heads = p.kv_heads;
+      p.q_head_stride *= group;
+      for (int i = 0; i < group; ++i) {
+        p.q = q + i * p.q_head_stride / group * size_of(p.dtype);
         problem.run(*kernels, 1);
-        for (int64_t row = 0; row < int64_t{p.batch} * p.query_len; ++row) {
+        for (int64_t row = 0; row < int64_t{p.batch} * p.query_len * p.kv_heads; ++row) {
           for (int d = 0; d < p.head_dim; ++d) {
-            const double expected = together[(row * all.query_heads + h) * p.head_dim + d];
+            const double expected = together[(row * group + i) * p.head_dim + d];
             CHECK((*problem.out)[row * p.head_dim + d] == expected, kernels->name);
           }
         }
