@@ -23,9 +23,9 @@ std::optional<Choice> DataflowTable::find(DType dtype, int64_t N, int64_t K, int
 }
 
 Choice cpu_rule(DType dtype, int64_t K, int64_t M, bool half_gemm_is_slow) {
-  constexpr int64_t kXBytes = 24 << 10;
+  constexpr int64_t kXBytes = 20 << 10;
   const bool multiplies_bf16 = dtype == DType::bf16 && !half_gemm_is_slow;
-  const int64_t last_gemv = half_gemm_is_slow ? 4 : 8, last_flat = multiplies_bf16 ? 24 : 64;
+  const int64_t last_gemv = half_gemm_is_slow ? 4 : 24, last_flat = multiplies_bf16 ? 24 : 64;
   const bool fits = M <= last_gemv && M * K * (multiplies_bf16 ? 2 : 4) <= kXBytes;
   if (M <= 1 || fits) return {Impl::gemv, -1, Source::rule};
   if (M <= last_flat) return {Impl::flat_gemm, -1, Source::rule};
