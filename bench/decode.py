@@ -7,9 +7,9 @@
 
 Every engine gets the same weights in the same dtype, the same prompts (as long as --contexts says), number of tokens
 (greedy, past any end-of-sequence token) and number of threads. Each measurement is a process of its own, engines take
-turns, and the table shows medians over the rounds. One clock for all: decode time is the time of a generation of N
-tokens less the time of a generation of one token, so that neither the prompt nor the start of a request counts. Engines
-that are not installed are left out, with a note.
+turns, and the table shows medians over the rounds. Decode time is that from the first new token to the last, so that
+neither the prompt nor the start of a request counts; vLLM does not show it, there it is the time of a generation of N
+tokens less that of one token. Engines that are not installed are left out, with a note.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def make_parser(description: str | None, engines: Iterable[str], rounds: int) ->
 
 def main() -> None:
     parser = make_parser(__doc__, ENGINES, rounds=5)
-    parser.add_argument("--contexts", type=lambda text: [int(c) for c in text.split(",")], default=[32, 2048, 8192])
+    parser.add_argument("--contexts", type=lambda text: [int(c) for c in text.split(",")], default=[32, 2048, 8000])
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.contexts, arguments.new_tokens = 1, [16], 32

@@ -37,7 +37,9 @@ class Fdpp:
         )
 
     def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:
-        return [c.token_ids for c in self.llm.generate(prompts, max_new_tokens=count, ignore_eos=True)]
+        completions = self.llm.generate(prompts, max_new_tokens=count, ignore_eos=True)
+        self.decode_seconds = max(c.timings.decode_seconds for c in completions)
+        return [c.token_ids for c in completions]
 
     def bytes_per_step(self, context: int, batch: int) -> int:
         return self.llm.model.step_bytes(context, batch)
@@ -58,11 +60,30 @@ class Transformers:
         self.model.generation_config.eos_token_id = None
 
     def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:
-        ids = self.torch.tensor(prompts)
+        ids, clock = self.torch.tensor(prompts), StepClock()
         out = self.model.generate(
-            ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0
-        )
+            ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0,
+            streamer=clock,
+        )  # fmt: skip
+        self.decode_seconds = clock.decode_seconds
         return out[:, ids.shape[1] :].tolist()
+
+
+class StepClock:
+    """A streamer of transformers that looks at the clock: put() gets the prompt, then the tokens of each step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, tokens: object) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.times[-1] - self.times[1]
 
 
 class LlamaCpp:
@@ -97,12 +118,15 @@ class LlamaCpp:
         self.api.llama_memory_clear(self.api.llama_get_memory(context), True)
         pending, position = prompts, 0
         generated: list[list[int]] = [[] for _ in prompts]
-        for _ in range(count):
+        for number in range(count):
             last = self.decode(context, pending, position)
+            if number == 0:
+                start = time.perf_counter()
             position += len(pending[0])
             pending = [[token] for token in last]
             for tokens, token in zip(generated, last, strict=True):
                 tokens.append(token)
+        self.decode_seconds = time.perf_counter() - start
         return generated
 
     def decode(self, context, pending: list[list[int]], position: int) -> list[int]:
@@ -149,6 +173,7 @@ class Vllm:
     def generate(self, prompts: list[list[int]], count: int) -> list[list[int]]:
         sampling = self.vllm.SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
         out = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        self.decode_seconds = None
         return [list(request.outputs[0].token_ids) for request in out]
 
 
@@ -170,8 +195,8 @@ def clock(function: Callable, *arguments: object) -> tuple[float, object]:
 def measure(job: dict) -> dict:
     """Load the job's engine and measure it, one result per context and batch size.
 
-    Decode time is the time of a whole generation less the time of a generation of one token: neither the prompt nor the
-    start of a request counts. The time of one token gives the rate of prompts.
+    Decode time is that from the first new token to the last, or where an engine does not show it, the time of a whole
+    generation less that of a generation of one token. The time of one token gives the rate of prompts.
     """
     engine, count = ENGINES[job["engine"]](job), job["new_tokens"]
     results = []
@@ -181,10 +206,11 @@ def measure(job: dict) -> dict:
         engine.generate(mine, count)  # warm up
         one_token = statistics.median(clock(engine.generate, mine, 1)[0] for _ in range(repeats))
         whole, tokens = clock(engine.generate, mine, count)
+        seconds = whole - one_token if engine.decode_seconds is None else engine.decode_seconds
         result = {
             "context": context, "batch": batch, "tokens": tokens,
             "prompt_tokens_per_second": batch * context / one_token,
-            "tokens_per_second": batch * (count - 1) / (whole - one_token),
+            "tokens_per_second": batch * (count - 1) / seconds,
         }  # fmt: skip
         if isinstance(engine, Fdpp):
             result["bytes_per_step"] = engine.bytes_per_step(context + count // 2, batch)
