@@ -11,7 +11,7 @@ from torch import Tensor
 from fdpp.engine.kv_cache import Pool
 from fdpp.engine.model import Model
 from fdpp.engine.prefill import common_length, prefill
-from fdpp.engine.slots import Capture, Slots
+from fdpp.engine.slots import MIN_STEPS, Capture, Slots
 
 _MATCH = 3  # tokens
 _CANDIDATES = 16  # the last places of a text that are compared
@@ -116,7 +116,7 @@ class Draft:
         self._slots.seat(rows, [len(fitting[row]) - 1 for row in rows], last)
         steps: list[Tensor] = []
         for _ in range(count):
-            steps.append(self._slots.step(rows[-1] + 1, is_greedy=True, steps_left=count)[rows].clone())
+            steps.append(self._slots.step(rows[-1] + 1, is_greedy=True, steps_left=MIN_STEPS)[rows].clone())
         found = dict(zip(rows, torch.stack(steps, dim=1).tolist(), strict=True))
         for row, text in fitting.items():
             self._held[row] = text + found[row][:-1]

@@ -117,7 +117,7 @@ class Speculation:
         guesses: dict[int, list[int]] = {}
         if width > 1:
             wanted = {number: text for number, text in texts.items() if counts[number]}
-            guesses = self._guesser.guess(wanted, min(max(counts.values()), room - 1))
+            guesses = self._guesser.guess(wanted, min(max(counts.values()), width - 1))
             guesses = {number: found[: counts[number]] for number, found in guesses.items()}
             width = step_width([len(found) for found in guesses.values()], rows, room)
         self._guessed = {number: min(len(found), width - 1) for number, found in guesses.items()}

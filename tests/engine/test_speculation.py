@@ -98,6 +98,10 @@ def test_a_model_that_drafts_for_itself_is_always_right(checkpoints):
     (one,) = llm.generate([5, 6, 7], max_new_tokens=120, ignore_eos=True)
     assert one.timings.accepted_tokens == one.timings.guessed_tokens
     assert one.timings.decode_tokens - one.timings.accepted_tokens < 120 / 4
+    ((runner,), steps) = llm._runners, set()
+    for slots in (*runner._slots.values(), runner._guesser._slots):
+        steps |= set(slots._captured)
+    assert steps == {(1, 8, True), (1, 1, True)}  # the draft's is of one token
 
 
 def test_guesses_that_are_wrong_stop(checkpoints, monkeypatch):
