@@ -64,6 +64,16 @@ def test_the_results_of_the_eager_loop(load, variant, options, page_size):
     assert results(captured, max_new_tokens=30, ignore_eos=True, **options) == expected
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("draft", ["llama", "qwen2"])
+def test_steps_of_several_tokens(load, checkpoints, draft, options):
+    """Of guesses that are right, and of guesses that are not."""
+    eager, captured = load(draft=checkpoints(draft)[0], max_batch_size=3)
+    expected = results(eager, max_new_tokens=60, ignore_eos=True, **options)
+    assert any(completion.timings.guessed_tokens for completion in expected[1])
+    assert results(captured, max_new_tokens=60, ignore_eos=True, **options) == expected
+
+
 @pytest.mark.parametrize("page_size", [None, 4])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_rows_that_end_early(load, options, page_size):
