@@ -177,6 +177,7 @@ class Vllm:
         return [list(request.outputs[0].token_ids) for request in out]
 
 
+# Each sets ``decode_seconds`` when it generates: from the first new token to the last, None where it cannot tell.
 ENGINES = {"fdpp": Fdpp, "transformers": Transformers, "llama.cpp": LlamaCpp, "vllm": Vllm}
 
 
