@@ -178,7 +178,8 @@ def _numbers(value: object) -> list[float]:
 def _mean_ratios(rows: Iterable[dict]) -> dict[str, float]:
     """Of each time ``<name> us`` of all rows, how many times as fast fdpp is: the geometric mean."""
     rows = list(rows)
-    names = {name for name in rows[0] if name.endswith(" us") and all(name in row and "us" in row for row in rows)}
+    times = {name for name in rows[0] if name.endswith(" us") and all("us" in row for row in rows)}
+    names = {name for name in times if all(isinstance(row.get(name), float) for row in rows)}
     return {name: statistics.geometric_mean(row[name] / row["us"] for row in rows) for name in names}
 
 
@@ -213,6 +214,25 @@ def test_the_table_of_decoding_is_that_of_its_file():
         figures = [f"{row['tokens/s']:.1f}", f"{row['min']:.1f} .. {row['max']:.1f}", ratio]
         figures.append(f"{100 * row['of bound']:.0f} %")
         assert [str(row["batch"]), row["engine"], *figures] in table, row
+
+
+def test_the_table_of_contexts_is_that_of_its_files():
+    table = _cells()
+    for row in (*_result("decode_cpu_zen4.json"), *_result("decode_contexts_cpu_zen4.json")):
+        is_ours = row["engine"].startswith("fdpp")
+        engine = row["engine"].removesuffix(" 0.1.0") if is_ours else row["engine"]
+        figures = [f"{row['tokens/s']:.1f}", "" if is_ours else f"{row['fdpp is x']:.2f}"]
+        figures += [f"{100 * row['of bound']:.0f} %", f"{row['prompt tokens/s']:.0f}"]
+        assert [str(row["context"]), str(row["batch"]), engine, *figures] in table, row
+
+
+def test_the_table_of_guesses_is_that_of_its_file():
+    table = [[cells[0].partition(",")[0], *cells[1:]] for cells in _cells()]
+    for row in _result("speculate_cpu.json"):
+        assert row["same"] == "yes"
+        figures = [f"{row['plain']:.1f}", f"{row['ngram']:.1f}", f"{row['x']:.2f}", f"{100 * row['accepted']:.0f} %"]
+        figures += [f"{row['tokens/step']:.2f}", f"{row['transformers']:.1f}", f"{row['its look-up']:.1f}"]
+        assert [row["prompt"], *figures] in table, row
 
 
 def test_the_table_of_steps_is_that_of_its_file():

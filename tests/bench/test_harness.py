@@ -62,15 +62,17 @@ def test_common_prefix():
 
 def test_summary_of_rounds():
     def answer(rate):
-        result = {"batch": 2, "tokens": [[1], [1]], "tokens_per_second": rate, "bytes_per_step": 10}
+        result = {"context": 32, "batch": 2, "tokens": [[1], [1]], "bytes_per_step": 10}
+        result |= {"tokens_per_second": rate, "prompt_tokens_per_second": 3 * rate}
         return {"version": "1", "results": [result], "read_bandwidth": 0}
 
     answers = {
         "fdpp": [answer(8.0), answer(20.0), answer(10.0)],
         "transformers": [answer(5.0), answer(4.0), answer(6.0)],
     }
-    ours, theirs = decode.summarise(answers, [2], bandwidth=100.0)
+    ours, theirs = decode.summarise(answers, bandwidth=100.0)
     assert (ours["tokens/s"], ours["min"], ours["max"], ours["of bound"]) == (10.0, 8.0, 20.0, 0.5)
+    assert (ours["context"], ours["batch"], ours["prompt tokens/s"]) == (32, 2, 30.0)
     assert (theirs["tokens/s"], theirs["fdpp is x"], theirs["engine"]) == (5.0, 2.0, "transformers 1")
 
 
