@@ -112,8 +112,9 @@ class LLM:
             None if not capture else RecordedStep if self.device.type == "cpu" else GraphCapture(self.device)
         )
         self._speculate = speculate
-        self._draft = None if draft is None else LLM(draft, device=device, dtype=dtype, progress=progress)
-        if self._draft is not None:
+        self._draft = None
+        if draft is not None:
+            self._draft = LLM(draft, device=device, dtype=dtype, generation_config=False, progress=progress)
             check_draft(self, self._draft)
         self._runners = Runners()
 

@@ -137,6 +137,8 @@ class Draft:
         """Fill the rows up to the last token of each text."""
         assert self._slots is not None
         held = {row: common_length(self._held[row], text[:-1]) for row, text in texts.items()}
+        for row, length in held.items():
+            del self._held[row][length:]  # what follows is overwritten, if only in part where somebody interrupts
         behind = {row: text[:-1] for row, text in texts.items() if held[row] < len(text) - 1}
         if behind:
             cached = [held[row] for row in behind]

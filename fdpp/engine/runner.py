@@ -229,7 +229,7 @@ class _Request:
         if self._model.device.type == "cpu":
             room = min(room, *(same_splits(len(one.prompt) + one.launched) for one in sequences.values()))
         tokens = self._speculation.tokens(sequences, count, room)
-        return {} if len(tokens[next(iter(tokens))]) == 1 else {row: tokens[number] for row, number in running.items()}
+        return {row: tokens[number] for row, number in running.items()} if tokens else {}
 
     def _verify(self, running: Mapping[int, int], tokens: Mapping[int, list[int]], count: int, left: int) -> None:
         """A step that appends guesses as well, of which sequences keep those that they would have chosen."""

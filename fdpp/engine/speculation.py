@@ -105,7 +105,7 @@ class Speculation:
         guesser.begin(lengths, rows)
 
     def tokens(self, running: Mapping[int, sequence.Sequence], rows: int, room: int) -> dict[int, list[int]]:
-        """What to append to each sequence: its last token and guesses, equally many for all; just the one if none pays.
+        """What to append to each sequence: its last token and guesses, equally many for all; {} where none would pay.
 
         Args:
             running: the sequences by their numbers; all of their tokens are known.
@@ -120,6 +120,8 @@ class Speculation:
             guesses = self._guesser.guess(wanted, min(max(counts.values()), width - 1))
             guesses = {number: found[: counts[number]] for number, found in guesses.items()}
             width = step_width([len(found) for found in guesses.values()], rows, room)
+        if width == 1:
+            return {}
         self._guessed = {number: min(len(found), width - 1) for number, found in guesses.items()}
         # What fills the rest is as good a guess as any.
         return {

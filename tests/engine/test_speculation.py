@@ -208,6 +208,29 @@ def test_the_draft_computes_what_is_new(checkpoints, monkeypatch):
     assert sum(computed) < 40
 
 
+def test_a_draft_that_was_interrupted_knows_what_it_holds(checkpoints, monkeypatch):
+    """What it had begun to overwrite is computed again."""
+    import fdpp.engine.guessers as guessers
+
+    model, original = LLM(checkpoints("llama")[0], dtype="float32").model, guessers.prefill
+    text, other = [5] * 30, [5] * 10 + [6] * 20
+    draft = Draft(model, VOCAB, None)
+    draft.begin([60], 1)
+    expected = draft.guess({0: text}, 4)
+
+    def interrupted(*arguments):
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    draft.forget(0)
+    monkeypatch.setattr(guessers, "prefill", interrupted)
+    with torch.inference_mode(), pytest.raises(KeyboardInterrupt):
+        draft.guess({1: other}, 4)
+    monkeypatch.setattr(guessers, "prefill", original)
+    draft.begin([60], 1)
+    assert draft.guess({2: text}, 4) == {2: expected[0]}
+
+
 def test_a_draft_with_a_shorter_context_and_another_vocabulary(checkpoints, tmp_path):
     """Guesses as far as it can, and none that the large model does not know."""
     import transformers
