@@ -15,7 +15,7 @@ from fdpp import calibration, library
 from fdpp.calibration import Calibration
 from fdpp.checkpoints import open_checkpoint
 from fdpp.checkpoints.base import Checkpoint
-from fdpp.checkpoints.loading import Progress, load_weights
+from fdpp.checkpoints.loading import Progress, keeps_stored, load_weights
 from fdpp.completion import Completion
 from fdpp.drafts import check_draft, check_speculation, make_guesser
 from fdpp.dtypes import torch_dtype
@@ -62,6 +62,9 @@ class LLM:
         phi: the references that softmaxes begin with: ``"auto"`` takes those of :meth:`calibrate` or ``fdpp calibrate``
             that lie with the model's files or among the user's own, where there are any; a path names a file; None or
             ``"none"`` stands for 0. What is in use stands in :attr:`calibration`.
+        weights: ``"stored"`` multiplies with the matrices of a quantised GGUF file as they are stored, nothing rounded;
+            ``"dequantised"`` unpacks them to ``dtype``. None means the first on a CPU, the second on a GPU, which has
+            no kernels for packed weights yet.
         progress: called with (tensors loaded, tensors in all, name) while loading.
 
     Raises:
@@ -84,6 +87,7 @@ class LLM:
         speculate: str | None = None,
         draft: str | Path | None = None,
         phi: str | Path | None = "auto",
+        weights: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.device = _device(device)
@@ -94,6 +98,7 @@ class LLM:
         )
         max_batch_size = integer("max_batch_size", max_batch_size, 1)
         num_threads = None if num_threads is None else integer("num_threads", num_threads, 1, MAX_THREADS)
+        is_stored = keeps_stored(weights, self.device)
         check_speculation(speculate, draft)
         _check_dependencies()
         if num_threads is not None:
@@ -105,7 +110,7 @@ class LLM:
         self.tokenizer, self.eos_token_ids = checkpoint.tokenizer, checkpoint.eos_token_ids
         with prefix_errors(model):
             self.default_sampling = sampling_defaults(checkpoint.generation_config if generation_config else {})
-            load_weights(checkpoint, self.model.weights(), self.dtype, self.device, progress)
+            load_weights(checkpoint, self.model.weights(), self.dtype, self.device, progress, is_stored)
             self.model.reserve(0)
         self.calibration = _calibration(phi, self.model, checkpoint.path)
         self._capture = (
@@ -114,7 +119,9 @@ class LLM:
         self._speculate = speculate
         self._draft = None
         if draft is not None:
-            self._draft = LLM(draft, device=device, dtype=dtype, generation_config=False, progress=progress)
+            self._draft = LLM(
+                draft, device=device, dtype=dtype, generation_config=False, weights=weights, progress=progress
+            )
             check_draft(self, self._draft)
         self._runners = Runners()
 

@@ -29,6 +29,7 @@ rules.register("fdpp")
 _fdpp = torch.ops.fdpp
 _attention, _counted_attention = _fdpp.decode_attention.default, _fdpp.decode_attention.counted
 _gemv, _flat_gemm, _linear = _fdpp.gemv.default, _fdpp.flat_gemm.default, _fdpp.linear.default
+_quantized_linear, _dequantize_rows = _fdpp.quantized_linear.default, _fdpp.dequantize_rows.default
 _rms_norm, _add_rms_norm = _fdpp.rms_norm.default, _fdpp.add_rms_norm.default
 _layer_norm, _add_layer_norm = _fdpp.layer_norm.default, _fdpp.add_layer_norm.default
 _rope_append, _silu_mul = _fdpp.rope_append.default, _fdpp.silu_mul.default
@@ -178,9 +179,7 @@ def flat_gemm(
         bias: ``[N]``.
         config: index of a tile configuration of the backend; -1 takes the default for the shape. On a GPU it names a
             tile and how its work is spread over blocks (csrc/gpu/flat_plan.h).
-        residual: as in :func:`gemv`.
-        gated: as in :func:`gemv`.
-        activation: as in :func:`gemv`.
+        residual: as in :func:`gemv`, and so are ``gated:`` and ``activation:``.
 
     Returns:
         as :func:`gemv`.
@@ -211,6 +210,54 @@ def linear(
     Source: FlashDecoding++ section 5 (heuristic dataflow).
     """
     return _linear(x, weight, bias, **_epilogue(residual, gated, activation))
+
+
+def quantized_linear(
+    x: Tensor,
+    weight: Tensor,
+    layout: str,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gated: bool = False,
+    activation: str | None = None,
+) -> Tensor:
+    """:func:`linear` with a weight of few bits, as :func:`fdpp.formats.pack` makes it of blocks of a GGUF file.
+
+    Its values are not rounded; ``x`` is, to 16 bits per 32 elements of a row: 2^-16 of the largest of them. A row's
+    result does not depend on the rows around it. CPUs only.
+
+    Args:
+        x: ``[..., K]`` as in :func:`gemv`; magnitudes below 1e-33 count as 0.
+        weight: uint8, contiguous ``[bytes]``: N rows of K columns, of which ``layout:`` says what they are, as in
+            ``"q4_k:4096,q6_k:1024"`` (:mod:`fdpp.formats`).
+        bias: as in :func:`gemv`, and so are ``residual:``, ``gated:`` and ``activation:``.
+
+    Returns: as :func:`gemv`.
+
+    Raises:
+        RuntimeError: a layout that does not fit the weight or K, or arguments not as in :func:`gemv`.
+    """
+    return _quantized_linear(x, weight, layout, bias, **_epilogue(residual, gated, activation))
+
+
+def dequantize_rows(
+    weight: Tensor, layout: str, columns: int, rows: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Rows of a packed weight, for embeddings. CPUs only.
+
+    Args:
+        weight: as in :func:`quantized_linear`, of K = ``columns:`` columns and this ``layout:``.
+        rows: int64 of any shape: the numbers of rows.
+        dtype: of the result, float32, bfloat16 or float16.
+
+    Returns:
+        ``[*rows.shape, columns]``, contiguous: the exact values, rounded to ``dtype``.
+
+    Raises:
+        RuntimeError: a row that the weight does not have (in a recorded step it is NaN), or arguments not as above.
+    """
+    return _dequantize_rows(weight, layout, columns, rows, **({} if dtype is torch.float32 else {"dtype": dtype}))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fdpp.formats import PACKED, PackedFormat, layout_rows, packed_bytes
+
 _ACTIVATIONS = {
     "identity": lambda x: x,
     "relu": lambda x: x.clamp(min=0),
@@ -113,6 +115,35 @@ def linear(
     return gemv(x, weight, bias, residual=residual, gated=gated, activation=activation)
 
 
+def quantized_linear(
+    x: Tensor,
+    weight: Tensor,
+    layout: str,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    gated: bool = False,
+    activation: str | None = None,
+) -> Tensor:
+    """Oracle of :func:`fdpp.ops.quantized_linear`."""
+    rows = torch.arange(layout_rows(layout), dtype=torch.int64, device="cpu")
+    unpacked = dequantize_rows(weight, layout, x.shape[-1], rows)
+    return linear(x, unpacked, bias, residual=residual, gated=gated, activation=activation)
+
+
+def dequantize_rows(
+    weight: Tensor, layout: str, columns: int, rows: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Oracle of :func:`fdpp.ops.dequantize_rows`: what csrc/common/weight_format.h says, in tensors of torch."""
+    parts, start = [], 0
+    for part in layout.split(","):
+        name, _, count = part.partition(":")
+        stop = start + packed_bytes(part, columns)
+        parts.append(_unpacked(weight[start:stop].view(-(-int(count) // 16), -1), PACKED[name], columns)[: int(count)])
+        start = stop
+    return torch.cat(parts)[rows]
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Oracle of :func:`fdpp.ops.rms_norm`."""
     x = x.double()
@@ -191,3 +222,32 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     first, second = first * cos - second * sin, second * cos + first * sin
     turned = torch.stack([first, second], dim=-1).flatten(-2) if interleaved else torch.cat([first, second], dim=-1)
     return torch.cat([turned, rest], dim=-1)
+
+
+def _unpacked(panels: Tensor, of: PackedFormat, columns: int) -> Tensor:
+    """The rows of panels ``[panels, bytes]``."""
+    runs = panels.reshape(len(panels) * columns // (32 * of.groups), -1)
+    scale_bytes = 32 * (1 + of.has_min)
+    scales = runs[:, :scale_bytes].contiguous().view(of.scale_dtype).double().view(len(runs), -1, 1, 1, 16)
+    groups = runs[:, scale_bytes:].reshape(len(runs), of.groups, -1)
+    own_bytes = 16 * of.sub_scales * (1 + of.has_min)
+    own = groups[..., :own_bytes].contiguous().view(torch.int8).double()
+    own = own.view(len(runs), of.groups, 1 + of.has_min, of.sub_scales, 16)
+    scale, low = scales[:, 0], scales[:, 1] if of.has_min else torch.zeros(1, dtype=torch.float64, device="cpu")
+    if of.sub_scales:
+        scale, low = scale * own[:, :, 0], low * own[:, :, 1] if of.has_min else low
+    codes, shift, start = torch.zeros(len(runs), of.groups, 32, 16, dtype=torch.int32, device="cpu"), 0, own_bytes
+    for bits in (8, 4, 2, 1):
+        if of.bits & bits:
+            words = groups[..., start : start + 64 * bits].contiguous().view(torch.int16).int()
+            words = words.view(len(runs), of.groups, bits, 16, 2).movedim(-2, -1)  # [..., word, half, row]
+            fields = [words >> bits * s & (1 << bits) - 1 for s in range(16 // bits)]
+            codes |= torch.stack(fields, dim=3).flatten(2, 4) << shift
+            shift, start = shift + bits, start + 64 * bits
+    if of.codebook:
+        values = torch.tensor(of.codebook, dtype=torch.float64, device="cpu")[codes]
+    else:
+        values = (codes.to(torch.int8) if of.bits == 8 else codes - of.zero).double()
+    values = values.unflatten(2, (max(of.sub_scales, 1), -1))  # [runs, groups, halves, columns, 16]
+    weights = scale.unsqueeze(-2) * values + low.unsqueeze(-2) if of.has_min else scale.unsqueeze(-2) * values
+    return weights.flatten(2, 3).view(len(panels), columns, 16).transpose(1, 2).reshape(-1, columns)

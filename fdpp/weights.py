@@ -48,6 +48,21 @@ class Source:
         return self.shape if self.rows is None else (self.rows.total, *self.shape[1:])
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How a packed weight is read.
+
+    Attributes:
+        layout: what it holds (:mod:`fdpp.formats`).
+        dtype: in which its readers take its values.
+        interleaved: whether the rows of its sources alternate, as the weight wants it; those of several formats cannot.
+    """
+
+    layout: str
+    dtype: torch.dtype
+    interleaved: bool = False
+
+
 class Weight:
     """What a part of a model declares and a checkpoint fills.
 
@@ -56,10 +71,12 @@ class Weight:
         interleaved: whether the rows of the sources alternate instead.
         dtype: of its values; None stands for the dtype of the model.
         offset: is added to what the checkpoint holds.
+        is_matrix: whether its readers take it packed, too.
         tensor: its values; absent until they are loaded.
+        packing: how ``tensor`` holds them; None for plain values.
     """
 
-    __slots__ = ("sources", "interleaved", "dtype", "offset", "tensor")
+    __slots__ = ("sources", "interleaved", "dtype", "offset", "is_matrix", "packing", "tensor")
 
     tensor: Tensor
 
@@ -69,15 +86,24 @@ class Weight:
         interleaved: bool = False,
         dtype: torch.dtype | None = None,
         offset: float = 0.0,
+        is_matrix: bool = False,
+        packing: Packing | None = None,
     ) -> None:
         self.sources = sources
         self.interleaved = interleaved
         self.dtype = dtype
         self.offset = offset
+        self.is_matrix = is_matrix
+        self.packing = packing
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """The dtype in which its readers take its values, packed or not."""
+        return self.tensor.dtype if self.packing is None else self.packing.dtype
 
     def rows(self) -> Iterator[tuple[Source, slice]]:
         """The rows of each source."""
@@ -90,7 +116,8 @@ class Weight:
     # The loader cuts all weights from one block of memory, which torch would write whole for each of them.
     def __reduce__(self) -> tuple[Any, ...]:
         tensor = self.tensor.clone() if hasattr(self, "tensor") else None
-        return _restored, ((self.sources, self.interleaved, self.dtype, self.offset), tensor)
+        declared = self.sources, self.interleaved, self.dtype, self.offset, self.is_matrix, self.packing
+        return _restored, (declared, tensor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Weight:
         return copy.copy(self)

@@ -36,6 +36,14 @@ std::unique_ptr<RecordedOperators> Library::record() const {
   throw std::invalid_argument("this library has no CPU kernels");
 }
 
+int64_t Library::packed_bytes(const std::string&, int64_t) const {
+  throw std::invalid_argument("this library has no CPU kernels");
+}
+
+int64_t Library::pack_weight(const std::string&, const uint8_t* const*, int64_t, int64_t, uint8_t*) const {
+  throw std::invalid_argument("this library has no CPU kernels");
+}
+
 void Library::set_seed(uint64_t) const { throw std::invalid_argument("this library simulates no GPU"); }
 
 }  // namespace fdpp

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/weight_format.h"
 
 namespace fdpp {
 
@@ -71,6 +72,23 @@ struct LinearParams {
   Activation activation;
   const void* residual;  // [M, out_columns()], of out_dtype, or null: is added
   int64_t residual_stride;
+};
+
+// A run of rows of one format of a packed weight, whose panels linear.weight points to (weight_format.h). N, bias and
+// out are those of the run.
+struct QuantizedParams {
+  LinearParams linear;
+  WeightFormat format;
+  int64_t out_stride;  // between rows of the whole product
+};
+
+// Rows of a packed weight, unpacked.
+struct DequantizeParams {
+  DType dtype;
+  int64_t K, count, total_rows;
+  const uint8_t* weight;
+  const int64_t* rows;  // [count]
+  void* out;            // [count, K]; NaN for a row that the weight does not have
 };
 
 struct GemvParams {

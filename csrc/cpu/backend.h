@@ -1,6 +1,8 @@
 // The operators of the CPU backend: kernels over threads. Parameters were checked by the caller.
 #pragma once
 
+#include <vector>
+
 #include "common/params.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -21,6 +23,12 @@ void linear(const Kernels& kernels, const LinearParams& params, int config, cons
 int default_flat_gemm_config(const Kernels& kernels, const LinearParams& params);
 // What is left to do with the product of another implementation.
 void linear_epilogue(const Kernels& kernels, const EpilogueParams& params, const Threads& threads);
+
+// The product of packed_x_bytes = quantized_x_bytes(params) and a packed weight, then the epilogue, or null.
+int64_t quantized_x_bytes(const LinearParams& params);
+void quantized_linear(const Kernels& kernels, const LinearParams& params, const std::vector<Segment>& segments,
+                      const EpilogueParams* epilogue, const Threads& threads);
+void dequantize_rows(const DequantizeParams& params, const std::vector<Segment>& segments, const Threads& threads);
 
 void norm(const Kernels& kernels, const NormParams& params, const Threads& threads);
 void argmax(const Kernels& kernels, const ArgmaxParams& params, const Threads& threads);

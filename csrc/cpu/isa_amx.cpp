@@ -9,7 +9,7 @@
 
 #include "cpu/isa_target.h"
 
-FDPP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16,amx-tile,amx-bf16")
+FDPP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni,avx512bf16,amx-tile,amx-bf16")
 
 #include "cpu/amx_linear.h"
 #include "cpu/amx_tiles.h"

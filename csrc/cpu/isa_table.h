@@ -7,6 +7,7 @@
 #include "cpu/fused_kernels.h"
 #include "cpu/kernels.h"
 #include "cpu/linear_kernels.h"
+#include "cpu/quantized_kernels.h"
 
 namespace fdpp::cpu {
 
@@ -28,6 +29,30 @@ namespace fdpp::cpu {
       __VA_ARGS__;                 \
       break;                       \
     }                              \
+  }
+
+// Runs the statement with `kFormat` as the constant.
+#define FDPP_WITH_FORMAT(format, ...)     \
+  switch (format) {                       \
+    FDPP_FORMAT_CASE(q4_0, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q4_1, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q5_0, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q5_1, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q8_0, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q2_k, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q3_k, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q4_k, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q5_k, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(q6_k, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(iq4_nl, __VA_ARGS__) \
+    FDPP_FORMAT_CASE(iq4_xs, __VA_ARGS__) \
+    FDPP_FORMAT_CASE(mxfp4, __VA_ARGS__)  \
+  }
+#define FDPP_FORMAT_CASE(name, ...)                      \
+  case WeightFormat::name: {                             \
+    constexpr WeightFormat kFormat = WeightFormat::name; \
+    __VA_ARGS__;                                         \
+    break;                                               \
   }
 
 template <typename V>
@@ -52,6 +77,19 @@ struct IsaTable {
   }
   static void flat_gemm(const LinearParams& p, int config, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, LinearKernels<V, T>::flat_gemm(p, config, begin, end))
+  }
+  static void quantized_pack_x(const LinearParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_TYPE(p.dtype, QuantizedInput<V, T>::pack(p, begin, end))
+  }
+  static void quantized_gemv(const QuantizedParams& p, int64_t begin, int64_t end) {
+    if constexpr (V::is_baseline) {  // whose compiler takes minutes for what has no instructions
+      quantized_flat_gemm(p, begin, end);
+    } else {
+      FDPP_WITH_FORMAT(p.format, QuantizedKernels<V, kFormat>::gemv(p, begin, end))
+    }
+  }
+  static void quantized_flat_gemm(const QuantizedParams& p, int64_t begin, int64_t end) {
+    FDPP_WITH_FORMAT(p.format, QuantizedKernels<V, kFormat>::flat_gemm(p, begin, end))
   }
   static void norm(const NormParams& p, int64_t begin, int64_t end) {
     FDPP_WITH_TYPE(p.dtype, FusedKernels<V, T>::norm(p, begin, end))
@@ -91,6 +129,9 @@ struct IsaTable {
         .pack_x = pack_x,
         .gemv = gemv,
         .flat_gemm = flat_gemm,
+        .quantized_pack_x = quantized_pack_x,
+        .quantized_gemv = quantized_gemv,
+        .quantized_flat_gemm = quantized_flat_gemm,
         .linear_epilogue = linear_epilogue,
         .norm = norm,
         .argmax = argmax,

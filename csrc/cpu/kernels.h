@@ -32,6 +32,11 @@ struct Kernels {
   void (*gemv)(const LinearParams&, int64_t begin, int64_t end);
   void (*flat_gemm)(const LinearParams&, int config, int64_t begin, int64_t end);
 
+  // Of packed weights. Rows [begin, end) of x -> packed_x, for both of those that follow; panels [begin, end).
+  void (*quantized_pack_x)(const LinearParams&, int64_t begin, int64_t end);
+  void (*quantized_gemv)(const QuantizedParams&, int64_t begin, int64_t end);
+  void (*quantized_flat_gemm)(const QuantizedParams&, int64_t begin, int64_t end);
+
   // Columns [begin, end) of the product, both even where it is gated.
   void (*linear_epilogue)(const EpilogueParams&, int64_t begin, int64_t end);
   // Rows [begin, end).

@@ -9,8 +9,10 @@ namespace fdpp::cpu {
 
 struct Avx2 {
   using F = __m256;
+  using I = __m256i;
   static constexpr int width = 8;
   static constexpr int registers = 16;
+  static constexpr bool is_baseline = false;
   static constexpr float zero_exponent = -127.0f;
 
   FDPP_INLINE static F zero() { return _mm256_setzero_ps(); }
@@ -21,6 +23,10 @@ struct Avx2 {
   FDPP_INLINE static F load(const bf16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   FDPP_INLINE static F load(const f16* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
+  FDPP_INLINE static F load(const int8_t* p) {
+    return from_int(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
 
   template <typename T>
@@ -44,7 +50,8 @@ struct Avx2 {
   }
 
   // The compiler otherwise repeats the load in every multiplication that uses it, and loads are what runs out first.
-  FDPP_INLINE static F in_register(F x) {
+  template <typename R>
+  FDPP_INLINE static R in_register(R x) {
     __asm__("" : "+x"(x));
     return x;
   }
@@ -65,6 +72,28 @@ struct Avx2 {
     const F in = _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_GE_OQ), _mm256_cmp_ps(x, high, _CMP_LE_OQ));
     return _mm256_blendv_ps(outside, inside, in);
   }
+
+  FDPP_INLINE static I load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  FDPP_INLINE static void store_int(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+  FDPP_INLINE static I broadcast_int(int32_t x) { return _mm256_set1_epi32(x); }
+  FDPP_INLINE static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
+  FDPP_INLINE static I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
+  FDPP_INLINE static I shift_left(I x, int n) { return _mm256_slli_epi32(x, n); }
+  FDPP_INLINE static I shift_right(I x, int n) { return _mm256_srli_epi32(x, n); }
+  FDPP_INLINE static I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
+  FDPP_INLINE static I sub_words(I a, I b) { return _mm256_sub_epi16(a, b); }
+  FDPP_INLINE static I low_bytes(I x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
+  FDPP_INLINE static I high_bytes(I x) { return _mm256_srai_epi16(x, 8); }
+  using Table = __m256i;
+  FDPP_INLINE static Table table_of(const int8_t* values) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  }
+  FDPP_INLINE static I lookup(Table table, I x) {
+    return low_bytes(_mm256_shuffle_epi8(table, bit_and(x, _mm256_set1_epi16(15))));
+  }
+  // In this order: GCC otherwise makes a tree of many sums, for which there are too few registers.
+  FDPP_INLINE static I dot(I sum, I a, I b) { return in_register(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b))); }
+  FDPP_INLINE static F from_int(I x) { return _mm256_cvtepi32_ps(x); }
 
   FDPP_INLINE static float sum(F x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

@@ -9,8 +9,10 @@ namespace fdpp::cpu {
 
 struct Avx512 {
   using F = __m512;
+  using I = __m512i;
   static constexpr int width = 16;
   static constexpr int registers = 32;
+  static constexpr bool is_baseline = false;
   static constexpr float zero_exponent = -160.0f;
 
   FDPP_INLINE static F zero() { return _mm512_setzero_ps(); }
@@ -23,6 +25,9 @@ struct Avx512 {
   FDPP_INLINE static F load(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   FDPP_INLINE static F load(const f16* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  FDPP_INLINE static F load(const int8_t* p) {
+    return from_int(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
   FDPP_INLINE static F load(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   FDPP_INLINE static F load(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
@@ -55,6 +60,27 @@ struct Avx512 {
     const __mmask16 in = _mm512_cmp_ps_mask(x, low, _CMP_GE_OQ) & _mm512_cmp_ps_mask(x, high, _CMP_LE_OQ);
     return _mm512_mask_blend_ps(in, outside, inside);
   }
+
+  FDPP_INLINE static I load_int(const void* p) { return _mm512_loadu_si512(p); }
+  FDPP_INLINE static void store_int(void* p, I x) { _mm512_storeu_si512(p, x); }
+  FDPP_INLINE static I broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }
+  FDPP_INLINE static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  FDPP_INLINE static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+  FDPP_INLINE static I shift_left(I x, int n) { return _mm512_slli_epi32(x, static_cast<unsigned>(n)); }
+  FDPP_INLINE static I shift_right(I x, int n) { return _mm512_srli_epi32(x, static_cast<unsigned>(n)); }
+  FDPP_INLINE static I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
+  FDPP_INLINE static I sub_words(I a, I b) { return _mm512_sub_epi16(a, b); }
+  FDPP_INLINE static I low_bytes(I x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
+  FDPP_INLINE static I high_bytes(I x) { return _mm512_srai_epi16(x, 8); }
+  using Table = __m512i;  // twice, as the instruction looks at 5 bits of a word
+  FDPP_INLINE static Table table_of(const int8_t* values) {
+    const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(words), words, 1);
+  }
+  FDPP_INLINE static I lookup(Table table, I x) { return _mm512_permutexvar_epi16(x, table); }
+  // In this order: GCC otherwise makes a tree of many sums, for which there are too few registers.
+  FDPP_INLINE static I dot(I sum, I a, I b) { return in_register(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b))); }
+  FDPP_INLINE static F from_int(I x) { return _mm512_cvtepi32_ps(x); }
 
   FDPP_INLINE static float sum(F x) {
     x = add(x, _mm512_shuffle_f32x4(x, x, 0x4e));

@@ -1,5 +1,5 @@
-// AVX-512 whose processor multiplies pairs of bfloat16 and adds them to float32 (AVX512_BF16). Subnormals count as
-// zero.
+// AVX-512 whose processor multiplies pairs of bfloat16 and adds them to float32 (AVX512_BF16), where subnormals count
+// as zero, and pairs of int16 (AVX512_VNNI).
 #pragma once
 
 #include "cpu/linear_kernels.h"
@@ -7,7 +7,9 @@
 
 namespace fdpp::cpu {
 
-struct Avx512Bf16 : Avx512 {};
+struct Avx512Bf16 : Avx512 {
+  FDPP_INLINE static I dot(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
+};
 
 template <>
 struct Product<Avx512Bf16, bf16> {

@@ -5,6 +5,10 @@
 // from zero_exponent (where it is 0) to 128 (where it is infinite); select_between takes `inside` where low <= x <=
 // high; lane 4 i + j of join_fours(a) is the sum of the j-th vector of which sum_four made a[i]; in_register(x) is x,
 // loaded once.
+//
+// I is a vector of as many int32, or of twice as many int16 (words): shifts are of int32 and without sign; dot(sum, a,
+// b) adds to each int32 the products of its two words; low_bytes and high_bytes widen a byte of each word with its
+// sign; lookup(table_of(t), x) is t[i] of each word whose low four bits are i, whatever the others are.
 #pragma once
 
 #include <cstring>
@@ -16,10 +20,14 @@ namespace fdpp::cpu {
 struct Portable {
   static constexpr int width = 8;
   static constexpr int registers = 16;
+  static constexpr bool is_baseline = true;
   static constexpr float zero_exponent = -127.0f;
   typedef float F __attribute__((vector_size(32)));
   typedef int32_t I __attribute__((vector_size(32)));
+  typedef uint32_t U __attribute__((vector_size(32)));
+  typedef int16_t W __attribute__((vector_size(32)));
   typedef uint16_t H __attribute__((vector_size(16)));
+  typedef int8_t B __attribute__((vector_size(8)));
 
   FDPP_INLINE static F zero() { return F{}; }
   FDPP_INLINE static F broadcast(float x) { return F{} + x; }
@@ -44,6 +52,12 @@ struct Portable {
     return reinterpret_cast<F>(reinterpret_cast<I>(scaled) | infinite | ((bits & 0x8000) << 16));
   }
 
+  FDPP_INLINE static F load(const int8_t* p) {
+    B x;
+    std::memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, F);
+  }
+
   template <typename T>
   FDPP_INLINE static F load(const T* p, int n) {
     F x{};
@@ -58,7 +72,10 @@ struct Portable {
     for (int i = 0; i < n; ++i) p[i] = from_float<T>(x[i]);
   }
 
-  FDPP_INLINE static F in_register(F x) { return x; }
+  template <typename R>
+  FDPP_INLINE static R in_register(R x) {
+    return x;
+  }
 
   FDPP_INLINE static F add(F a, F b) { return a + b; }
   FDPP_INLINE static F sub(F a, F b) { return a - b; }
@@ -77,6 +94,35 @@ struct Portable {
   FDPP_INLINE static F select_between(F x, F low, F high, F inside, F outside) {
     return ((x >= low) & (x <= high)) ? inside : outside;
   }
+
+  FDPP_INLINE static I load_int(const void* p) {
+    I x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  FDPP_INLINE static void store_int(void* p, I x) { std::memcpy(p, &x, sizeof x); }
+  FDPP_INLINE static I broadcast_int(int32_t x) { return I{} + x; }
+  FDPP_INLINE static I bit_and(I a, I b) { return a & b; }
+  FDPP_INLINE static I bit_or(I a, I b) { return a | b; }
+  FDPP_INLINE static I shift_left(I x, int n) { return x << n; }
+  FDPP_INLINE static I shift_right(I x, int n) { return reinterpret_cast<I>(reinterpret_cast<U>(x) >> n); }
+  FDPP_INLINE static I sub_int(I a, I b) { return a - b; }
+  FDPP_INLINE static I sub_words(I a, I b) {
+    return reinterpret_cast<I>(reinterpret_cast<W>(a) - reinterpret_cast<W>(b));
+  }
+  FDPP_INLINE static I low_bytes(I x) { return reinterpret_cast<I>((reinterpret_cast<W>(x) << 8) >> 8); }
+  FDPP_INLINE static I high_bytes(I x) { return reinterpret_cast<I>(reinterpret_cast<W>(x) >> 8); }
+  using Table = const int8_t*;
+  FDPP_INLINE static Table table_of(const int8_t* values) { return values; }
+  FDPP_INLINE static I lookup(Table table, I x) {
+    W words = reinterpret_cast<W>(x);
+    for (int i = 0; i < 2 * width; ++i) words[i] = table[words[i] & 15];
+    return reinterpret_cast<I>(words);
+  }
+  FDPP_INLINE static I dot(I sum, I a, I b) {
+    return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+  }
+  FDPP_INLINE static F from_int(I x) { return __builtin_convertvector(x, F); }
 
   FDPP_INLINE static float sum(F x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
 

@@ -125,6 +125,19 @@ py::dict guards() {
   return result;
 }
 
+py::dict weight_formats() {
+  using namespace py::literals;
+  py::dict result;
+  for (const fdpp::FormatInfo& info : fdpp::kWeightFormats) {
+    const std::vector<int> codebook(info.codebook, info.codebook + (info.codebook != nullptr ? 16 : 0));
+    result[info.name] =
+        py::dict("file_bytes"_a = info.file_bytes, "bits"_a = info.bits, "zero"_a = info.zero,
+                 "codebook"_a = py::tuple(py::cast(codebook)), "scale_dtype"_a = name_of(info.scale_dtype),
+                 "has_min"_a = info.has_min, "groups"_a = info.groups, "sub_scales"_a = info.sub_scales);
+  }
+  return result;
+}
+
 py::dict build_info() {
   py::dict result;
   result["compiler"] = __VERSION__;
@@ -139,6 +152,7 @@ PYBIND11_MODULE(_host, m) {
   m.doc() = "The host functions of fdpp's compiled libraries. Loading them is the work of fdpp.library.";
   m.attr("HEAD_DIMS") = py::tuple(py::cast(std::vector<int>(std::begin(fdpp::kHeadDims), std::end(fdpp::kHeadDims))));
   m.attr("GUARDS") = guards();
+  m.attr("WEIGHT_FORMATS") = weight_formats();
   m.def("build_info", &build_info, "The ``compiler`` of this build, and the version of torch's ABI that it targets.");
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "num_bytes"_a,
         "Ask the system to back the whole pages of memory that nobody has touched yet with huge ones. False where it "
@@ -250,6 +264,21 @@ PYBIND11_MODULE(_host, m) {
       .def(
           "record", [](const LoadedLibrary& library) { return library->record(); },
           "Of the CPU's library: an empty recording.")
+      .def(
+          "packed_bytes",
+          [](const LoadedLibrary& library, const std::string& layout, int64_t columns) {
+            return library->packed_bytes(layout, columns);
+          },
+          "layout"_a, "columns"_a, "Of the CPU's library: the bytes of a packed weight.")
+      .def(
+          "pack_weight",
+          [](const LoadedLibrary& library, const std::string& format, Address rows, int64_t count, int64_t columns,
+             Address to) {
+            return library->pack_weight(format, at<const uint8_t*>(rows), count, columns, at<uint8_t>(to));
+          },
+          "format"_a, "rows"_a, "count"_a, "columns"_a, "to"_a, py::call_guard<py::gil_scoped_release>(),
+          "Of the CPU's library: pack rows as they lie in a file. ``rows`` is the address of their addresses, ``to`` "
+          "that of ``packed_bytes`` bytes. Returns how many scales are not finite.")
       .def(
           "set_seed", [](const LoadedLibrary& library, uint64_t seed) { library->set_seed(seed); }, "seed"_a,
           "Of the simulation: the order in which later calls run the threads of a block.");

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fdpp import dataflow
+from fdpp import dataflow, ops
 from fdpp._host import GUARDS
 from fdpp.engine.model import Model
 from fdpp.errors import CheckpointError, one_line
@@ -94,7 +94,11 @@ def fingerprint(model: Model) -> str:
     digest = hashlib.sha256()
     for weight in model.weights():
         digest.update(f"{[source.name for source in weight.sources]}{weight.shape}".encode())
-        digest.update(weight.tensor[:1].signbit().cpu().numpy().tobytes())
+        first = weight.tensor[:1]
+        if weight.packing is not None:
+            rows = torch.zeros(1, dtype=torch.int64, device="cpu")
+            first = ops.dequantize_rows(weight.tensor, weight.packing.layout, weight.shape[1], rows)
+        digest.update(first.signbit().cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 

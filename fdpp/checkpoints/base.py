@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fdpp.formats import StoredRows
 from fdpp.tokenizers import Tokenizer
 
 
@@ -44,3 +45,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def read_into(self, name: str, out: Tensor) -> None:
         """Write the tensor into ``out``, of the same shape and any floating dtype, converting as needed."""
+
+    def stored_rows(self, name: str) -> StoredRows | None:
+        """The rows of a matrix of few bits as they lie in the file; None for a tensor that is stored otherwise."""
+        return None
+
+    def release(self, name: str) -> None:  # noqa: B027 - most have nothing to give back
+        """Give back the memory through which a tensor was read; it can be read again."""

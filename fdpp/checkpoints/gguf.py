@@ -1,8 +1,8 @@
-"""GGUF files: weights dequantised block by block, config and tokenizer from the metadata."""
+"""GGUF files: weights as they are stored or dequantised block by block, config and tokenizer from the metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from fdpp.checkpoints.gguf_architectures import architecture_of
 from fdpp.checkpoints.gguf_file import GGUFFile
 from fdpp.checkpoints.gguf_names import hugging_face_config, tensor_name
 from fdpp.errors import CheckpointError, prefix_errors
+from fdpp.formats import PACKED, StoredRows
 from fdpp.tokenizers import Tokenizer
 from fdpp.tokenizers.gguf import end_of_text_ids, load_gguf_tokenizer
 
@@ -52,23 +53,39 @@ class GGUFCheckpoint(Checkpoint):
 
     def read_into(self, name: str, out: Tensor) -> None:
         """See :meth:`Checkpoint.read_into`. What the converter has changed is changed back."""
-        part = self._names[name].rpartition(".")[0].rpartition(".")[2]
-        of = self._architecture
-        if of.norm_offset and part.endswith("norm"):
-            self._read_stored(name, out)
-            out -= 1
-        elif of.rotary_pairs and part in ("attn_q", "attn_k"):
-            out.copy_(rotary_halves(self._stored(name, out), self.config["head_dim"]))
-        elif of.groups is not None and part == "attn_qkv":
-            heads = self.config["num_attention_heads"], of.groups(dict(self.config)), self.config["head_dim"]
-            out.copy_(grouped_rows(self._stored(name, out), *heads))
+        if (reorder := self._reorder(name)) is not None:
+            stored = torch.empty_like(out)
+            self._read_stored(name, stored)
+            out.copy_(reorder(stored))
         else:
             self._read_stored(name, out)
+        if self._architecture.norm_offset and self._part(name).endswith("norm"):
+            out -= 1
 
-    def _stored(self, name: str, out: Tensor) -> Tensor:
-        stored = torch.empty_like(out)
-        self._read_stored(name, stored)
-        return stored
+    def stored_rows(self, name: str) -> StoredRows | None:
+        stored = self._names[name]
+        info = self._file.tensors[stored]
+        if info.kind.name.lower() not in PACKED or len(info.shape) != 2:
+            return None
+        addresses = torch.from_numpy(self._file.row_addresses(stored))
+        reorder = self._reorder(name)
+        return StoredRows(info.kind.name.lower(), addresses if reorder is None else reorder(addresses))
+
+    def release(self, name: str) -> None:
+        self._file.release(self._names[name])
+
+    def _part(self, name: str) -> str:
+        return self._names[name].rpartition(".")[0].rpartition(".")[2]
+
+    def _reorder(self, name: str) -> Callable[[Tensor], Tensor] | None:
+        """What puts the rows of a tensor back into their order, which the converter may have changed."""
+        of, part, head_dim = self._architecture, self._part(name), self.config["head_dim"]
+        if of.rotary_pairs and part in ("attn_q", "attn_k"):
+            return lambda rows: rotary_halves(rows, head_dim)
+        if of.groups is not None and part == "attn_qkv":
+            num_heads, groups = self.config["num_attention_heads"], of.groups(dict(self.config))
+            return lambda rows: grouped_rows(rows, num_heads, groups, head_dim)
+        return None
 
     def _read_stored(self, name: str, out: Tensor) -> None:
         rows = out.view(-1, out.shape[-1])

@@ -94,6 +94,20 @@ class GGUFFile:
         except (NotImplementedError, ValueError) as error:
             raise CheckpointError(f"{self.path}: tensor {name}: {info.kind.name}: {one_line(error)}") from error
 
+    def row_addresses(self, name: str) -> np.ndarray:
+        """Where each row of a tensor lies in memory, int64; the file stays mapped as long as this object."""
+        info = self.tensors[name]
+        base: int = np.frombuffer(self._data, np.uint8, 1, info.offset).ctypes.data
+        return base + info.row_bytes * np.arange(info.rows, dtype=np.int64)
+
+    def release(self, name: str) -> None:
+        """Let the system take back the pages of a tensor that were read; they come back when it is read again."""
+        info = self.tensors[name]
+        start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = info.offset + info.rows * info.row_bytes - start
+        if length > 0:
+            self._data.madvise(mmap.MADV_DONTNEED, start, length)
+
 
 class _Cursor:
     """Reads little-endian values from the front of a buffer, never beyond its end."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fdpp._host import advise_huge_pages
 from fdpp.checkpoints.base import Checkpoint
-from fdpp.errors import CheckpointError
+from fdpp.errors import CheckpointError, RequestError, show
+from fdpp.formats import PACKED, StoredRows, layout_of, merged, pack_into, packed_bytes
 from fdpp.memory import memory_bytes
-from fdpp.weights import Source, Weight
+from fdpp.weights import Packing, Source, Weight
 
 # Tensors that repeat what the config says, or that are read with it.
 _DERIVED = (
@@ -22,6 +23,8 @@ _DERIVED = (
     "rope_factors_long.weight",
     "rope_factors_short.weight",
 )
+
+_CACHE_LINE = 64
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of tensors loaded, their number in all, and the name of the next one or the last one."""
@@ -33,29 +36,75 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
+    stored: bool = False,
 ) -> None:
     """Read, convert and merge the weights, one tensor at a time. **Mutates** the weights, which get their values.
+
+    Args:
+        stored: matrices of few bits are packed as they are stored, on the CPU; otherwise their values are converted.
 
     Raises:
         CheckpointError: a tensor is missing, superfluous, of the wrong shape or not finite in ``dtype``, or all of them
             together exceed the memory. Shapes are checked before anything is allocated.
     """
     _check_shapes(checkpoint, weights)
+    stored_parts = {id(weight): _stored_parts(checkpoint, weight) if stored else [] for weight in weights}
+    for weight in weights:
+        parts = stored_parts[id(weight)]
+        one_format = weight.interleaved and len(parts) == 1
+        weight.packing = Packing(layout_of(parts), dtype, one_format) if parts else None
     _check_memory(weights, dtype, device)
     sources = [source.name for weight in weights for source in weight.sources]
     done = 0
     for weight, values in zip(weights, _room(weights, dtype, device), strict=True):
-        for source, rows in weight.rows():
-            if progress is not None:
-                progress(done, len(sources), source.name)
-            read_source(checkpoint, source, weight.offset, values[rows])
-            done += 1
-        if not _is_finite(values):
+        if progress is not None:
+            progress(done, len(sources), weight.sources[0].name)
+        if weight.packing is not None:
+            is_finite = pack_into(values, stored_parts[id(weight)], weight.shape[1])
+        else:
+            for number, (source, rows) in enumerate(weight.rows()):
+                if progress is not None and number:
+                    progress(done + number, len(sources), source.name)
+                read_source(checkpoint, source, weight.offset, values[rows])
+            is_finite = _is_finite(values)
+        done += len(weight.sources)
+        for source in weight.sources:
+            checkpoint.release(source.name)
+        if not is_finite:
             names = ", ".join(source.name for source in weight.sources)
-            raise CheckpointError(f"{names}: not all values are finite in {str(values.dtype).removeprefix('torch.')}")
+            as_what = weight.packing.layout if weight.packing else str(values.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{names}: not all values are finite in {as_what}")
         weight.tensor = values.to(device)
     if progress is not None:
         progress(done, len(sources), sources[-1])
+
+
+def keeps_stored(weights: str | None, device: torch.device) -> bool:
+    """What ``LLM(weights=...)`` stands for on a device: whether matrices stay as they are stored.
+
+    Raises:
+        RequestError: it is none of the choices, or one that the device does not have.
+    """
+    if weights not in (None, "stored", "dequantised"):
+        raise RequestError(f"weights: expected 'stored' or 'dequantised', got {show(weights)}")
+    if weights == "stored" and device.type != "cpu":
+        raise RequestError("weights: expected 'dequantised' on a GPU, which has no kernels for packed weights yet")
+    return weights != "dequantised" and device.type == "cpu"
+
+
+def _stored_parts(checkpoint: Checkpoint, weight: Weight) -> list[StoredRows]:
+    """The rows of a matrix in the order in which its reader wants them; none where a tensor of it cannot be packed."""
+    if not weight.is_matrix or weight.offset:
+        return []
+    parts = []
+    for source in weight.sources:
+        rows = checkpoint.stored_rows(source.name)
+        if rows is None or source.shape[1] % PACKED[rows.format].block:
+            return []
+        parts.append(rows if source.rows is None else StoredRows(rows.format, source.rows.of(rows.addresses)))
+    if not weight.interleaved or len({part.format for part in parts}) > 1:
+        return merged(parts)
+    return [StoredRows(parts[0].format, torch.stack([part.addresses for part in parts], dim=1).flatten())]
 
 
 def read_source(checkpoint: Checkpoint, source: Source, offset: float, out: Tensor) -> None:
@@ -73,17 +122,23 @@ def _room(weights: Sequence[Weight], dtype: torch.dtype, device: torch.device) -
 
     A decode step walks through all weights: with small pages it would miss the TLB every 4 KiB.
     """
-    align = 64 // dtype.itemsize  # a cache line
     cut = [weight for weight in weights if device.type == "cpu" and weight.dtype is None]
-    sizes = [-(-prod(weight.shape) // align) * align for weight in cut]
-    block = torch.empty(sum(sizes), dtype=dtype, device="cpu")
+    sizes = [-(-_bytes(weight, dtype) // _CACHE_LINE) * _CACHE_LINE for weight in cut]
+    block = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu")
     advise_huge_pages(block.data_ptr(), block.nbytes)
     pieces = dict(zip(map(id, cut), block.split(sizes), strict=True)) if cut else {}
     for weight in weights:
-        if (piece := pieces.get(id(weight))) is not None:
-            yield piece[: prod(weight.shape)].view(weight.shape)
-        else:
+        if (piece := pieces.get(id(weight))) is None:
             yield torch.empty(weight.shape, dtype=weight.dtype or dtype, device="cpu")
+        else:
+            piece = piece[: _bytes(weight, dtype)]
+            yield piece if weight.packing else piece.view(dtype).view(weight.shape)
+
+
+def _bytes(weight: Weight, dtype: torch.dtype) -> int:
+    if weight.packing is not None:
+        return packed_bytes(weight.packing.layout, weight.shape[1])
+    return prod(weight.shape) * (weight.dtype or dtype).itemsize
 
 
 def _check_shapes(checkpoint: Checkpoint, weights: Sequence[Weight]) -> None:
@@ -101,7 +156,7 @@ def _check_shapes(checkpoint: Checkpoint, weights: Sequence[Weight]) -> None:
 
 
 def _check_memory(weights: Sequence[Weight], dtype: torch.dtype, device: torch.device) -> None:
-    needed = sum(prod(weight.shape) * (weight.dtype or dtype).itemsize for weight in weights)
+    needed = sum(_bytes(weight, dtype) for weight in weights)
     if needed > (available := memory_bytes(device)):
         raise CheckpointError(f"the weights need {needed / 2**30:.1f} GiB; {device} has {available / 2**30:.1f} GiB")
 

@@ -64,6 +64,12 @@ def add_model(parser: argparse.ArgumentParser, phi: bool = True, is_required: bo
     group.add_argument("--device", default="cpu", help="device to run on (default: %(default)s)")
     group.add_argument("--dtype", choices=NAMES, default="bfloat16", help="compute type (default: %(default)s)")
     group.add_argument(
+        "--weights",
+        choices=("stored", "dequantised"),
+        help="multiply with the matrices of a GGUF file as they are stored, or unpack them to --dtype (default: stored "
+        "on a CPU, dequantised on a GPU)",
+    )
+    group.add_argument(
         "--threads", type=integer(1, MAX_THREADS), metavar="N", help="CPU threads (default: torch's number)"
     )
     group.add_argument(
@@ -177,7 +183,7 @@ def load_model(arguments: argparse.Namespace, **options: Any) -> LLM:
     from fdpp import LLM
     from fdpp.cli.progress import progress_bar
 
-    options = {name: getattr(arguments, name, None) for name in ("phi", "speculate", "draft")} | options
+    options = {name: getattr(arguments, name, None) for name in ("phi", "speculate", "draft", "weights")} | options
     with progress_bar() as progress:
         return LLM(
             arguments.model,

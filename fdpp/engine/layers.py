@@ -49,7 +49,8 @@ class Linear(Part):
 
         def weight(kind: str, *columns: int) -> Weight:
             parts = [sources(f"{name}.{kind}", wanted, columns) for name, wanted in rows.items()]
-            return Weight(tuple(source for part in parts for source in part), interleaved)
+            flat = tuple(source for part in parts for source in part)
+            return Weight(flat, interleaved, is_matrix=bool(columns))
 
         self.weight = weight("weight", in_features)
         self.bias = weight("bias") if bias else None
@@ -58,7 +59,24 @@ class Linear(Part):
             self.options["activation"] = activation
 
     def __call__(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight.tensor, None if self.bias is None else self.bias.tensor, **self.options)
+        weight, bias = self.weight, None if self.bias is None else self.bias.tensor
+        if weight.packing is None:
+            return ops.linear(x, weight.tensor, bias, **self.options)
+        if weight.interleaved and not weight.packing.interleaved:
+            return self._gated_apart(x, bias)
+        return ops.quantized_linear(x, weight.tensor, weight.packing.layout, bias, **self.options)
+
+    def _gated_apart(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Gate and up where they are packed in two formats, one after the other."""
+        bias = None if bias is None else bias.view(-1, 2).T.flatten()
+        assert self.weight.packing is not None
+        product = ops.quantized_linear(x, self.weight.tensor, self.weight.packing.layout, bias)
+        if (activation := self.options.get("activation")) in (None, "silu"):
+            return ops.silu_mul(product)
+        gate, up = product.chunk(2, dim=-1)
+        if activation == "relu":
+            return F.relu(gate) * up
+        return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
 
 
 class RmsNorm(Part):
@@ -148,11 +166,11 @@ class Embedding(Part):
         positions: Positions | None = None,
         norm: LayerNorm | None = None,
     ) -> None:
-        self.weight = Weight((Source(f"{name}.weight", (vocab_size, size)),))
+        self.weight = Weight((Source(f"{name}.weight", (vocab_size, size)),), is_matrix=True)
         self.scale, self.projection, self.positions, self.norm = scale, projection, positions, norm
 
     def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x = F.embedding(tokens, self.weight.tensor)
+        x = self._vectors(tokens)
         if self.scale != 1.0:
             x = x * _rounded(self.scale, x.dtype)
         if self.projection is not None:
@@ -160,6 +178,12 @@ class Embedding(Part):
         if self.positions is not None:
             x = x + self.positions(positions)
         return x if self.norm is None else self.norm(x)
+
+    def _vectors(self, tokens: Tensor) -> Tensor:
+        weight, packing = self.weight, self.weight.packing
+        if packing is None:
+            return F.embedding(tokens, weight.tensor)
+        return ops.dequantize_rows(weight.tensor, packing.layout, weight.shape[1], tokens, dtype=packing.dtype)
 
 
 @dataclass(slots=True, eq=False)

@@ -40,7 +40,7 @@ class Model(Part):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embedding.weight.tensor.dtype
+        return self.embedding.weight.value_dtype
 
     @property
     def device(self) -> torch.device:

@@ -41,11 +41,13 @@ def _as_cache(dtype: torch.dtype, arguments: Arguments) -> dict[str, torch.dtype
     return dict.fromkeys(("q", "k", "v"), arguments["k_cache"].dtype)
 
 
-#: From the dtype of autocast and the arguments to the dtypes that some of them are cast to. silu_mul needs no rule.
+#: From the dtype of autocast and the arguments to the dtypes that some of them are cast to. silu_mul and
+#: dequantize_rows need no rule.
 RULES: dict[str, Callable[[torch.dtype, Arguments], dict[str, torch.dtype]]] = {
     "gemv": _products,
     "flat_gemm": _products,
     "linear": _products,
+    "quantized_linear": _products,
     "rms_norm": _norm,
     "add_rms_norm": _add_norm,
     "layer_norm": _norm,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import _disable_current_modes
 
+from fdpp.formats import layout_rows
 from fdpp.rules.arguments import by_name, tensors_of
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -27,12 +28,23 @@ def _linear(x: Tensor, weight: Tensor, residual: Tensor | None = None, gated: bo
     return (x if residual is None else residual).new_empty((*x.shape[:-1], columns))
 
 
+def _quantized_linear(x: Tensor, layout: str, residual: Tensor | None = None, gated: bool = False, **_: Any) -> Tensor:
+    rows = layout_rows(layout)
+    return (x if residual is None else residual).new_empty((*x.shape[:-1], rows // 2 if gated else rows))
+
+
+def _dequantize_rows(rows: Tensor, columns: int, dtype: torch.dtype = torch.float32, **_: Any) -> Tensor:
+    return rows.new_empty((*rows.shape, columns), dtype=dtype)
+
+
 #: From the checked arguments of an operator to its result.
 RESULTS: dict[str, Callable[..., Tensor]] = {
     "decode_attention": lambda q, **_: q.new_empty(q.shape),
     "gemv": _linear,
     "flat_gemm": _linear,
     "linear": _linear,
+    "quantized_linear": _quantized_linear,
+    "dequantize_rows": _dequantize_rows,
     "rms_norm": lambda x, **_: x.new_empty(x.shape),
     "add_rms_norm": lambda x, **_: x.new_empty(x.shape),
     "layer_norm": lambda x, **_: x.new_empty(x.shape),

@@ -10,10 +10,17 @@ from torch._ops import OpOverloadPacket
 from torch._subclasses import FakeTensor
 from torch.utils.flop_counter import register_flop_formula
 
+from fdpp.formats import layout_rows
+
 
 def linear(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
     """A multiplication and an addition per element of ``x`` and row of ``weight``."""
     return 2 * x.numel() * weight.shape[0]
+
+
+def quantized_linear(x: Tensor, weight: Tensor, layout: str, *args: Any, **kwargs: Any) -> int:
+    """As :func:`linear`, of a packed weight."""
+    return 2 * x.numel() * layout_rows(layout)
 
 
 def decode_attention(
@@ -45,6 +52,7 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "gemv": linear,
     "flat_gemm": linear,
     "linear": linear,
+    "quantized_linear": quantized_linear,
 }
 
 

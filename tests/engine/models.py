@@ -126,10 +126,10 @@ LENGTH_DEPENDENT = {
 }
 
 
-def tiny_model(variant: str) -> torch.nn.Module:
+def tiny_model(variant: str, **sizes: int) -> torch.nn.Module:
     """A float32 model of transformers with random weights, biases and norms included."""
     config_name, changes = (VARIANTS | LENGTH_DEPENDENT)[variant]
-    config = getattr(transformers, config_name)(**(changes if variant in OWN_NAMES else _COMMON | changes))
+    config = getattr(transformers, config_name)(**((changes if variant in OWN_NAMES else _COMMON | changes) | sizes))
     torch.manual_seed(sum(map(ord, variant)))
     # Some versions take sdpa for Gemma 2, too, which leaves soft caps out.
     options = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}

@@ -25,7 +25,7 @@ IDS = torch.randint(3, VOCAB, (50,), generator=torch.Generator().manual_seed(7))
 
 
 def check(path, model):
-    (logits,) = forced_logits(LLM(path, dtype="float32"), [IDS], [30], None)
+    (logits,) = forced_logits(LLM(path, dtype="float32", weights="dequantised"), [IDS], [30], None)
     assert_logits_close(logits, reference_logits(model, IDS)[29:])
 
 

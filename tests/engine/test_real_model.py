@@ -100,10 +100,26 @@ def test_it_answers(llm):
     assert "<|im_end|>" not in completion.text
 
 
-def test_step_bytes(llm):
-    parameters = 134_515_008
-    assert llm.model.step_bytes(0) == parameters * 4
-    assert llm.model.step_bytes(10, batch=2) == parameters * 4 + 2 * 10 * 30 * 2 * 3 * 64 * 4
+def test_step_bytes(real_model, llm):
+    parameters, norms = 134_515_008, 61 * 576
+    stored = (parameters - norms - 49152 * 576) * 20 // 32 + 49152 * 576 * 34 // 32  # Q4_1, and Q8_0 for the head
+    assert llm.model.step_bytes(0) == stored + norms * 4
+    dequantised = LLM(real_model, dtype="float32", weights="dequantised")
+    assert dequantised.model.step_bytes(0) == parameters * 4
+    assert dequantised.model.step_bytes(10, batch=2) == parameters * 4 + 2 * 10 * 30 * 2 * 3 * 64 * 4
+
+
+@pytest.mark.parametrize(("dtype", "divergence"), [("float32", 1e-6), ("float16", 1e-5), ("bfloat16", 2e-4)])
+def test_what_stored_weights_cost_in_accuracy(real_model, reference, dtype, divergence):
+    """Over 768 tokens: the mean divergence from the model with the exact values of the file in float32."""
+    llm = LLM(real_model, dtype=dtype)
+    ids = llm.tokenizer.encode(HELD_OUT * 3)[:768]
+    (ours,) = forced_logits(llm, [ids], [1], None)
+    exact = reference_logits(reference, ids)[: len(ours)].log_softmax(-1)
+    ours = ours[: len(exact)].log_softmax(-1)
+    assert len(exact) == 768
+    assert (exact.exp() * (exact - ours)).sum(-1).mean() < divergence
+    assert (ours.argmax(-1) == exact.argmax(-1)).double().mean() >= 0.99
 
 
 def test_tokens_equal_those_of_the_hugging_face_tokenizer(llm):

@@ -44,7 +44,9 @@ CHANGES: list[tuple[str, Callable[[torch.Tensor], torch.Tensor | None], str]] = 
 ]
 #: Right by contract: leading dimensions of any number.
 ALLOWED = {
-    *((call, "x", "rank") for call in ("gemv", "flat_gemm", "linear", "rms_norm", "layer_norm")),
+    *((call, "x", "rank") for call in ("gemv", "flat_gemm", "linear", "quantized_linear", "rms_norm", "layer_norm")),
+    ("dequantize_rows", "rows", "rank"),
+    ("dequantize_rows", "rows", "last dimension not contiguous"),
     ("silu_mul", "gate_up", "rank"),
     ("silu_mul", "gate_up", "device"),  # alone on the meta device: a question for the fake, with an answer
     *((call, name, "None") for call in CALLS for name in valid_arguments(call, "cpu").keys() - required_tensors(call)),

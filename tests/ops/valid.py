@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 
+from fdpp import formats
+
+from .stored import random_blocks
+
 
 def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """The arguments of ``fdpp.ops.<name>`` by name; every tensor is given, whether optional or not.
@@ -19,6 +23,9 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
 
     def int32(*values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32, device=device)
+
+    def packed(rows: int, columns: int) -> torch.Tensor:
+        return formats.pack(random_blocks("q4_1", rows, columns), "q4_1").to(device)
 
     def linear() -> dict[str, Any]:
         return {
@@ -67,6 +74,19 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
         "gemv": linear,
         "flat_gemm": lambda: linear() | {"config": 0},
         "linear": linear,
+        "quantized_linear": lambda: {
+            "x": randn(4, 64),
+            "weight": packed(10, 64),
+            "layout": "q4_1:10",
+            **{name: value for name, value in linear().items() if name not in ("x", "weight")},
+        },
+        "dequantize_rows": lambda: {
+            "weight": packed(10, 64),
+            "layout": "q4_1:10",
+            "columns": 64,
+            "rows": torch.tensor([[3, 9], [0, 3]], device=device),
+            "dtype": dtype,
+        },
         "rms_norm": lambda: {"x": randn(2, 3, 24), "weight": randn(24), "eps": 1e-5},
         "add_rms_norm": lambda: {
             "x": randn(2, 3, 24),
@@ -88,12 +108,16 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
     }[name]()
 
 
+#: What no GPU has kernels for.
+ON_CPUS = ("quantized_linear", "dequantize_rows")
+
 CALLS = [
     "decode_attention",
     "decode_attention_paged",
     "gemv",
     "flat_gemm",
     "linear",
+    *ON_CPUS,
     "rms_norm",
     "add_rms_norm",
     "layer_norm",

@@ -14,18 +14,6 @@ std::string join(torch::headeronly::IntHeaderOnlyArrayRef values) {
   return text + "]";
 }
 
-const char* type_name(ScalarType type) {
-  switch (type) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Half: return "float16";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    default: return torch::headeronly::toString(type);
-  }
-}
-
 bool is_meta(const Tensor& tensor) {
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device_type));
@@ -73,6 +61,18 @@ Tensor empty_of(const Tensor& like, int32_t dtype, const int64_t* sizes, int64_t
 }
 
 }  // namespace
+
+const char* type_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    default: return torch::headeronly::toString(type);
+  }
+}
 
 std::string describe(const Tensor& tensor) {
   return std::string(type_name(tensor.scalar_type())) + " " + join(tensor.sizes()) + " with strides " +

@@ -63,6 +63,9 @@ class Argument {
   const Tensor& tensor_;
 };
 
+// As torch calls it: "float32".
+const char* type_name(ScalarType type);
+
 // "float32 [2, 3] with strides [3, 1] on cpu"
 std::string describe(const Tensor& tensor);
 

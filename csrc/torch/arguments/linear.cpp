@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 #include <utility>
 
 namespace fdpp {
@@ -28,18 +29,11 @@ Activation activation_of(const char* op, bool gated, const OptionalString& name)
 
 }  // namespace
 
-LinearCall linear_call(const LinearInputs& arguments) {
+// What does not depend on how the weight is stored: N rows that start with params.weight.
+static LinearCall product_call(const LinearInputs& arguments, LinearParams p) {
   const auto& [op, x, weight, bias, residual, gated, activation] = arguments;
-  const Argument input(op, "x", x), w(op, "weight", weight);
-  LinearParams p{};
-  p.dtype = p.out_dtype = input.floating();
-  input.last_dim_contiguous();
-  p.K = x.size(x.dim() - 1);
-  w.same_device_as(input).same_dtype_as(input).shape("[N, K]", {kAnySize, p.K}).last_dim_contiguous();
-  p.N = weight.size(0);
-  if (gated && p.N % 2 != 0) w.fail("have an even number of rows (gate and up in turn)");
-  p.weight = weight.data_ptr();
-  p.weight_stride = weight.stride(0);
+  const Argument input(op, "x", x);
+  if (gated && p.N % 2 != 0) Argument(op, "weight", weight).fail("have an even number of rows (gate and up in turn)");
   if (bias.has_value()) {
     Argument(op, "bias", *bias).same_device_as(input).same_dtype_as(input).shape("[N]", {p.N}).contiguous();
     p.bias = bias->data_ptr();
@@ -69,6 +63,81 @@ LinearCall linear_call(const LinearInputs& arguments) {
   call.residual = rows.tensor;
   call.params.residual = rows.tensor.data_ptr();
   call.params.residual_stride = rows.inner_stride;
+  return call;
+}
+
+// The dtypes and K of x.
+static LinearParams params_of(const Argument& input, const Tensor& x) {
+  LinearParams p{};
+  p.dtype = p.out_dtype = input.floating();
+  input.last_dim_contiguous();
+  p.K = x.size(x.dim() - 1);
+  return p;
+}
+
+LinearCall linear_call(const LinearInputs& arguments) {
+  const Tensor& weight = arguments.weight;
+  const Argument input(arguments.op, "x", arguments.x), w(arguments.op, "weight", weight);
+  LinearParams p = params_of(input, arguments.x);
+  w.same_device_as(input).same_dtype_as(input).shape("[N, K]", {kAnySize, p.K}).last_dim_contiguous();
+  p.N = weight.size(0);
+  p.weight = weight.data_ptr();
+  p.weight_stride = weight.stride(0);
+  return product_call(arguments, p);
+}
+
+PackedWeight packed_weight(const char* op, const Tensor& weight, const std::string& layout, int64_t columns) {
+  PackedWeight packed;
+  try {
+    packed.segments = segments_of(layout, columns);
+  } catch (const std::invalid_argument& error) {
+    fail(op, error.what());
+  }
+  int64_t bytes = 0;
+  for (const Segment& segment : packed.segments) {
+    packed.rows += segment.rows;
+    bytes += segment.bytes(columns);
+  }
+  const Argument w(op, "weight", weight);
+  w.dtype(ScalarType::Byte).shape("[bytes of the layout]", {bytes}).contiguous();
+  packed.data = static_cast<const uint8_t*>(weight.data_ptr());
+  return packed;
+}
+
+QuantizedCall quantized_call(const LinearInputs& arguments, const std::string& layout) {
+  const Argument input(arguments.op, "x", arguments.x);
+  LinearParams p = params_of(input, arguments.x);
+  Argument(arguments.op, "weight", arguments.weight).same_device_as(input);
+  QuantizedCall call{packed_weight(arguments.op, arguments.weight, layout, p.K), {}};
+  p.N = call.weight.rows;
+  p.weight = call.weight.data;
+  call.linear = product_call(arguments, p);
+  return call;
+}
+
+DequantizeCall dequantize_call(const Tensor& weight, const std::string& layout, int64_t columns, const Tensor& rows,
+                               ScalarType dtype) {
+  constexpr const char* kOp = "dequantize_rows";
+  const Argument numbers(kOp, "rows", rows);
+  Argument(kOp, "weight", weight).same_device_as(numbers);
+  numbers.dtype(ScalarType::Long);
+  DequantizeCall call{packed_weight(kOp, weight, layout, columns), {}, torch::stable::contiguous(rows), {}};
+  DequantizeParams& p = call.params;
+  switch (dtype) {
+    case ScalarType::Float: p.dtype = DType::f32; break;
+    case ScalarType::BFloat16: p.dtype = DType::bf16; break;
+    case ScalarType::Half: p.dtype = DType::f16; break;
+    default: fail(kOp, std::string("dtype must be float32, bfloat16 or float16; got ") + type_name(dtype));
+  }
+  std::vector<int64_t> sizes(rows.sizes().begin(), rows.sizes().end());
+  sizes.push_back(columns);
+  call.out = torch::stable::new_empty(weight, sizes, dtype);
+  p.K = columns;
+  p.count = rows.numel();
+  p.total_rows = call.weight.rows;
+  p.weight = call.weight.data;
+  p.rows = static_cast<const int64_t*>(call.rows.data_ptr());
+  p.out = call.out.data_ptr();
   return call;
 }
 

@@ -4,6 +4,10 @@
 //   (what a launch takes, common/params.h)
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "common/weight_format.h"
 #include "torch/arguments/checks.h"
 
 namespace fdpp {
@@ -26,6 +30,31 @@ struct LinearCall {
   OptionalTensor residual;
 };
 LinearCall linear_call(const LinearInputs& arguments);
+
+// A weight as uint8, of `columns` columns, with what its layout says of it (common/weight_format.h).
+struct PackedWeight {
+  std::vector<Segment> segments;
+  int64_t rows = 0;
+  const uint8_t* data = nullptr;
+};
+PackedWeight packed_weight(const char* op, const Tensor& weight, const std::string& layout, int64_t columns);
+
+// linear_call() for a packed weight.
+struct QuantizedCall {
+  PackedWeight weight;
+  LinearCall linear;
+};
+QuantizedCall quantized_call(const LinearInputs& arguments, const std::string& layout);
+
+// Of dequantize_rows: int64 rows of any shape, and a result without values.
+struct DequantizeCall {
+  PackedWeight weight;
+  DequantizeParams params;
+  Tensor rows;
+  Tensor out;
+};
+DequantizeCall dequantize_call(const Tensor& weight, const std::string& layout, int64_t columns, const Tensor& rows,
+                               ScalarType dtype);
 
 // A tensor for the result; the parameters then point to it.
 Tensor make_output(const LinearInputs& arguments, LinearCall& call);

@@ -1,5 +1,7 @@
 // The schemas of the operators, one text for every namespace that registers them. fdpp/ops.py documents them.
 //
+// quantized_linear and dequantize_rows have kernels on CPUs only.
+//
 // decode_attention has two, with and without the count that it writes: torch.compile's default compiler and vmap cannot
 // take an optional argument that is written.
 #pragma once
@@ -23,6 +25,11 @@ constexpr const char* kFlatGemm =
 constexpr const char* kLinear =
     "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? residual=None, bool gated=False, "
     "str? activation=None) -> Tensor";
+constexpr const char* kQuantizedLinear =
+    "quantized_linear(Tensor x, Tensor weight, str layout, Tensor? bias=None, *, Tensor? residual=None, "
+    "bool gated=False, str? activation=None) -> Tensor";
+constexpr const char* kDequantizeRows =
+    "dequantize_rows(Tensor weight, str layout, int columns, Tensor rows, *, ScalarType dtype=float) -> Tensor";
 constexpr const char* kRmsNorm = "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor";
 constexpr const char* kAddRmsNorm = "add_rms_norm(Tensor x, Tensor(a!) residual, Tensor weight, float eps) -> Tensor";
 constexpr const char* kLayerNorm = "layer_norm(Tensor x, Tensor weight, Tensor? bias, float eps) -> Tensor";
@@ -36,8 +43,9 @@ constexpr const char* kSiluMul = "silu_mul(Tensor gate_up) -> Tensor";
 // All of them, for the library of a namespace.
 template <typename Library>
 void define(Library& m) {
-  for (const char* schema : {kDecodeAttention, kDecodeAttentionCounted, kGemv, kFlatGemm, kLinear, kRmsNorm,
-                             kAddRmsNorm, kLayerNorm, kAddLayerNorm, kRopeAppend, kSiluMul}) {
+  for (const char* schema :
+       {kDecodeAttention, kDecodeAttentionCounted, kGemv, kFlatGemm, kLinear, kQuantizedLinear, kDequantizeRows,
+        kRmsNorm, kAddRmsNorm, kLayerNorm, kAddLayerNorm, kRopeAppend, kSiluMul}) {
     m.def(schema);
   }
 }

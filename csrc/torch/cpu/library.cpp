@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -104,6 +105,24 @@ class CpuLibrary final : public Library {
 
   double measure_read_bandwidth(int64_t bytes, int repeats) const override {
     return cpu::measure_read_bandwidth(cpu::kernels(), bytes, repeats, torch_threads());
+  }
+
+  int64_t packed_bytes(const std::string& layout, int64_t K) const override {
+    int64_t bytes = 0;
+    for (const Segment& segment : segments_of(layout, K)) bytes += segment.bytes(K);
+    return bytes;
+  }
+
+  int64_t pack_weight(const std::string& format, const uint8_t* const* rows, int64_t count, int64_t K,
+                      uint8_t* to) const override {
+    const Segment segment = segments_of(format + ":" + std::to_string(count), K).front();
+    std::atomic<int64_t> not_finite{0};
+    cpu::for_each_item(torch_threads(), segment.panels(), [&](int64_t panel) {
+      const uint8_t* of_panel[kPanelRows] = {};
+      for (int i = 0; i < kPanelRows && panel * kPanelRows + i < count; ++i) of_panel[i] = rows[panel * kPanelRows + i];
+      not_finite += pack_panel(segment.format, of_panel, K, to + panel * info_of(segment.format).panel_bytes(K));
+    });
+    return not_finite;
   }
 
   std::unique_ptr<RecordedOperators> record() const override { return std::make_unique<CpuRecording>(); }

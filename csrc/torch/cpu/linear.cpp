@@ -1,4 +1,4 @@
-// gemv, flat_gemm and linear of the CPU.
+// gemv, flat_gemm, linear, and what takes packed weights, of the CPU.
 #include <stdexcept>
 #include <string>
 
@@ -11,6 +11,11 @@
 namespace fdpp {
 
 namespace {
+
+cpu::Threads threads_of(const LinearInputs& arguments, const LinearCall& call) {
+  const void* const residual = arguments.residual.has_value() ? arguments.residual->data_ptr() : nullptr;
+  return recorded_or_torch_threads({{call.params.x, arguments.x.data_ptr()}, {call.params.residual, residual}});
+}
 
 Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int config) {
   const bool finishes = has_epilogue(call.params);
@@ -25,9 +30,7 @@ Tensor run(const LinearInputs& arguments, LinearCall& call, Impl impl, int confi
   }
   Scratch packed = scratch(arguments.op, kernels.packed_x_bytes(p, config));
   p.packed_x = packed.get();
-  const void* const residual = arguments.residual.has_value() ? arguments.residual->data_ptr() : nullptr;
-  const cpu::Threads threads =
-      recorded_or_torch_threads({{p.x, arguments.x.data_ptr()}, {call.params.residual, residual}});
+  const cpu::Threads threads = threads_of(arguments, call);
   const EpilogueParams epilogue{call.params, product.data_ptr()};
   cpu::linear(kernels, p, config, finishes ? &epilogue : nullptr, threads);
   keep(threads, std::move(packed));
@@ -78,10 +81,47 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   return out;
 }
 
+Tensor quantized_linear_cpu(const Tensor& x, const Tensor& weight, const std::string& layout,
+                            const OptionalTensor& bias, const OptionalTensor& residual, bool gated,
+                            const OptionalString& activation) {
+  const LinearInputs arguments{"quantized_linear", x, weight, bias, residual, gated, activation};
+  QuantizedCall quantized = quantized_call(arguments, layout);
+  LinearCall& call = quantized.linear;
+  const bool finishes = has_epilogue(call.params);
+  const Tensor product = empty_with_last(x, call.params.N);
+  const Tensor out = finishes ? make_output(arguments, call) : product;
+  LinearParams p = product_params(call, product);
+  Scratch packed = scratch(arguments.op, cpu::quantized_x_bytes(p));
+  p.packed_x = packed.get();
+  const EpilogueParams epilogue{call.params, product.data_ptr()};
+  const cpu::Threads threads = threads_of(arguments, call);
+  cpu::quantized_linear(cpu::kernels(), p, quantized.weight.segments, finishes ? &epilogue : nullptr, threads);
+  keep(threads, std::move(packed));
+  if (finishes) keep(threads, product);
+  return out;
+}
+
+Tensor dequantize_rows_cpu(const Tensor& weight, const std::string& layout, int64_t columns, const Tensor& rows,
+                           ScalarType dtype) {
+  const DequantizeCall call = dequantize_call(weight, layout, columns, rows, dtype);
+  const cpu::Threads threads = recorded_or_torch_threads({{call.params.rows, rows.data_ptr()}});
+  for (int64_t i = 0; threads.recording == nullptr && i < call.params.count; ++i) {  // those of a replay come later
+    const int64_t row = call.params.rows[i];
+    if (row < 0 || row >= call.weight.rows) {
+      fail("dequantize_rows", "rows must be from 0 to " + std::to_string(call.weight.rows - 1) + "; got " +
+                                  std::to_string(row) + " at place " + std::to_string(i));
+    }
+  }
+  cpu::dequantize_rows(call.params, call.weight.segments, threads);
+  return call.out;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fdpp, CPU, m) {
   m.impl("gemv", TORCH_BOX(&gemv_cpu));
   m.impl("flat_gemm", TORCH_BOX(&flat_gemm_cpu));
   m.impl("linear", TORCH_BOX(&linear_cpu));
+  m.impl("quantized_linear", TORCH_BOX(&quantized_linear_cpu));
+  m.impl("dequantize_rows", TORCH_BOX(&dequantize_rows_cpu));
 }
 
 void check_device(int device) {
