@@ -3,13 +3,15 @@
     python bench/decode.py                     # the demo's model
     python bench/decode.py --model MODEL       # a GGUF file, or a Hugging Face directory (then without llama.cpp)
     python bench/decode.py --python llama.cpp=/path/to/python --python vllm=/path/to/another/python
+    python bench/decode.py --stored            # a quantised GGUF file, in fdpp and llama.cpp as it is stored
     python bench/decode.py --quick
 
-Every engine gets the same weights in the same dtype, the same prompts (as long as --contexts says), number of tokens
-(greedy, past any end-of-sequence token) and number of threads. Each measurement is a process of its own, engines take
-turns, and the table shows medians over the rounds. Decode time is that from the first new token to the last, so that
-neither the prompt nor the start of a request counts; vLLM does not show it, there it is the time of a generation of N
-tokens less that of one token. Engines that are not installed are left out, with a note.
+Every engine gets the same weights in the same dtype (with --stored, transformers gets them dequantised), the same
+prompts (as long as --contexts says), number of tokens (greedy, past any end-of-sequence token) and number of threads.
+Each measurement is a process of its own, engines take turns, and the table shows medians over the rounds. Decode time
+is that from the first new token to the last, so that neither the prompt nor the start of a request counts; vLLM does
+not show it, there it is the time of a generation of N tokens less that of one token. Engines that are not installed
+are left out, with a note.
 """
 
 from __future__ import annotations
@@ -115,21 +117,22 @@ def summarise(answers: dict[str, list[dict]], bandwidth: float) -> list[dict]:
 
 def measure(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="fdpp-bench-") as directory:
-        models = prepare(arguments.model, arguments.dtype, Path(directory))
+        models = prepare(arguments.model, arguments.dtype, Path(directory), arguments.stored)
         answers, left_out = run_rounds(arguments, models)
     if not answers:
         sys.exit("no engine could be measured")
     bandwidth = statistics.median([answer["read_bandwidth"] for rounds in answers.values() for answer in rounds])
     rows = summarise(answers, bandwidth)
     conditions = {
-        "model": Path(arguments.model).name, "dtype": arguments.dtype, "threads": arguments.threads,
+        "model": Path(arguments.model).name, "stored": arguments.stored, "dtype": arguments.dtype,
+        "threads": arguments.threads,
         "new_tokens": arguments.new_tokens, "rounds": arguments.rounds,
     }  # fmt: skip
     print("\n" + ", ".join(f"{key} {value}" for key, value in conditions.items()))
     print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s")
     harness.print_table(rows, COLUMNS)
     harness.write_json(
-        arguments.out / "decode_cpu.json",
+        arguments.out / f"decode_{'stored_' if arguments.stored else ''}cpu.json",
         quick=arguments.quick,
         **conditions,
         read_bandwidth=bandwidth,
@@ -163,6 +166,7 @@ def make_parser(description: str | None, engines: Iterable[str], rounds: int) ->
 def main() -> None:
     parser = make_parser(__doc__, ENGINES, rounds=5)
     parser.add_argument("--contexts", type=lambda text: [int(c) for c in text.split(",")], default=[32, 2048, 8000])
+    parser.add_argument("--stored", action="store_true", help="decode a quantised GGUF file as it is stored")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.contexts, arguments.new_tokens = 1, [16], 32

@@ -28,7 +28,7 @@ class Fdpp:
 
         self.version = __version__
         self.llm = LLM(
-            job["models"]["directory"],
+            job["models"]["fdpp"],
             dtype=job["dtype"],
             num_threads=job["threads"],
             max_batch_size=max(job["batches"]),

@@ -13,24 +13,28 @@ TEXT = (
 )
 
 
-def prepare(model: str, dtype: str, directory: Path) -> dict[str, str | None]:
+def prepare(model: str, dtype: str, directory: Path, stored: bool = False) -> dict[str, str | None]:
     """Make the model readable by every engine, in ``dtype``.
 
     Args:
         model: a GGUF file of any type, or a Hugging Face directory.
         directory: an empty directory for what has to be written.
+        stored: fdpp and llama.cpp read the GGUF file as it is.
 
     Returns:
-        ``directory``: a Hugging Face directory; ``gguf``: a GGUF file, None when the model came as a directory.
+        ``directory``: a Hugging Face directory; ``gguf``: a GGUF file, None when the model came as a directory;
+        ``fdpp``: the one of them that fdpp reads.
     """
     path = Path(model)
     if path.is_dir():
-        return {"directory": str(path), "gguf": None}
-    print(f"writing {path.name} as a Hugging Face directory and as GGUF, in {dtype}", flush=True)
-    written = {"directory": str(directory / "model"), "gguf": str(directory / "model.gguf")}
-    write_gguf(path, Path(written["gguf"]), dtype)
-    write_directory(path, Path(written["directory"]), dtype)
-    return written
+        return {"directory": str(path), "gguf": None, "fdpp": str(path)}
+    print(f"writing {path.name} as a Hugging Face directory{'' if stored else ' and as GGUF'}, in {dtype}", flush=True)
+    folder = directory / "model"
+    write_directory(path, folder, dtype)
+    if stored:
+        return {"directory": str(folder), "gguf": str(path), "fdpp": str(path)}
+    write_gguf(path, directory / "model.gguf", dtype)
+    return {"directory": str(folder), "gguf": str(directory / "model.gguf"), "fdpp": str(folder)}
 
 
 def write_gguf(source: Path, target: Path, dtype: str) -> None:

@@ -6,7 +6,8 @@ says what it holds: formats with their numbers of rows, as in ``"q4_k:4096,q6_k:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,13 @@ class PackedFormat:
     """What csrc/common/weight_format.h says of a format.
 
     Attributes:
-        file_bytes: of a block of a GGUF file, which holds :attr:`block` elements of a row.
+        file_bytes: of a block as it is stored, which holds :attr:`block` elements of a row.
         bits: of a code.
         zero: the code that stands for 0, where the codebook does not say what codes stand for.
         codebook: 16 values, or none.
         scale_dtype: of scales and minimums.
         has_min: whether there are minimums.
+        has_zero: whether each row has the code that stands for 0, instead of ``zero``.
         groups: of 32 elements, that share a scale.
         sub_scales: factors of the scale that a group has of its own: 0, 1, or 2 for its halves.
     """
@@ -39,6 +41,7 @@ class PackedFormat:
     codebook: tuple[int, ...]
     scale_dtype: torch.dtype
     has_min: bool
+    has_zero: bool
     groups: int
     sub_scales: int
 
@@ -56,15 +59,17 @@ PACKED = {name: _described(**fields) for name, fields in WEIGHT_FORMATS.items()}
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows of one format as they lie in a file.
+    """Rows of one format as they lie in a file, or in memory as they would lie in one.
 
     Attributes:
         format: one of :data:`PACKED`.
         addresses: int64 ``[rows]``: where each begins in memory, which must stay as long as it is packed.
+        memory: what keeps it, where no file does.
     """
 
     format: str
     addresses: Tensor
+    memory: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -75,14 +80,17 @@ def merged(parts: Sequence[StoredRows]) -> list[StoredRows]:
     found: list[StoredRows] = []
     for part in parts:
         if found and found[-1].format == part.format:
-            part = StoredRows(part.format, torch.cat([found.pop().addresses, part.addresses]))
+            before = found.pop()
+            addresses = torch.cat([before.addresses, part.addresses])
+            part = StoredRows(part.format, addresses, before.memory + part.memory)
         found.append(part)
     return found
 
 
-def layout_of(parts: Sequence[StoredRows]) -> str:
-    """The layout of a weight that is packed from these rows, one part after the other."""
-    return ",".join(f"{part.format}:{len(part)}" for part in parts)
+def layout_of(runs: Iterable[tuple[str, int]]) -> str:
+    """The layout of a weight of these formats with their numbers of rows, those side by side of one format as one."""
+    by_format = itertools.groupby(runs, key=lambda run: run[0])
+    return ",".join(f"{format}:{sum(rows for _, rows in same)}" for format, same in by_format)
 
 
 def layout_rows(layout: str) -> int:
@@ -101,7 +109,7 @@ def packed_bytes(layout: str, columns: int) -> int:
 
 
 def pack_into(out: Tensor, parts: Sequence[StoredRows], columns: int) -> bool:
-    """Pack rows in the layout of :func:`layout_of`. **Mutates** ``out``, uint8 of :func:`packed_bytes`.
+    """Pack :func:`merged` rows, one part after the other. **Mutates** ``out``, uint8 of :func:`packed_bytes`.
 
     Returns:
         whether all scales are finite.
@@ -110,7 +118,7 @@ def pack_into(out: Tensor, parts: Sequence[StoredRows], columns: int) -> bool:
     for part in parts:
         rows = part.addresses.contiguous()
         damaged += library.load().pack_weight(part.format, rows.data_ptr(), len(part), columns, start)
-        start += packed_bytes(layout_of([part]), columns)
+        start += packed_bytes(f"{part.format}:{len(part)}", columns)
     return damaged == 0
 
 
@@ -139,7 +147,7 @@ def pack(raw: Tensor, format: str) -> Tensor:
     rows, columns = raw.shape[0], raw.shape[1] // block_bytes * PACKED[format].block
     addresses = raw.data_ptr() + raw.shape[1] * torch.arange(rows, dtype=torch.int64, device="cpu")
     stored = StoredRows(format, addresses)
-    packed = torch.empty(packed_bytes(layout_of([stored]), columns), dtype=torch.uint8, device="cpu")
+    packed = torch.empty(packed_bytes(f"{format}:{rows}", columns), dtype=torch.uint8, device="cpu")
     if not pack_into(packed, [stored], columns):
         raise ValueError(f"{format}: expected finite scales")
     return packed

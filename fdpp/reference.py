@@ -227,9 +227,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 def _unpacked(panels: Tensor, of: PackedFormat, columns: int) -> Tensor:
     """The rows of panels ``[panels, bytes]``."""
     runs = panels.reshape(len(panels) * columns // (32 * of.groups), -1)
-    scale_bytes = 32 * (1 + of.has_min)
+    scale_bytes = 16 * of.scale_dtype.itemsize * (1 + of.has_min)
     scales = runs[:, :scale_bytes].contiguous().view(of.scale_dtype).double().view(len(runs), -1, 1, 1, 16)
-    groups = runs[:, scale_bytes:].reshape(len(runs), of.groups, -1)
+    header = scale_bytes + 16 * of.has_zero
+    zeros = runs[:, scale_bytes:header].int().view(len(runs), 1, 1, 16) if of.has_zero else of.zero
+    groups = runs[:, header:].reshape(len(runs), of.groups, -1)
     own_bytes = 16 * of.sub_scales * (1 + of.has_min)
     own = groups[..., :own_bytes].contiguous().view(torch.int8).double()
     own = own.view(len(runs), of.groups, 1 + of.has_min, of.sub_scales, 16)
@@ -247,7 +249,7 @@ def _unpacked(panels: Tensor, of: PackedFormat, columns: int) -> Tensor:
     if of.codebook:
         values = torch.tensor(of.codebook, dtype=torch.float64, device="cpu")[codes]
     else:
-        values = (codes.to(torch.int8) if of.bits == 8 else codes - of.zero).double()
+        values = (codes.to(torch.int8) if of.bits == 8 else codes - zeros).double()
     values = values.unflatten(2, (max(of.sub_scales, 1), -1))  # [runs, groups, halves, columns, 16]
     weights = scale.unsqueeze(-2) * values + low.unsqueeze(-2) if of.has_min else scale.unsqueeze(-2) * values
     return weights.flatten(2, 3).view(len(panels), columns, 16).transpose(1, 2).reshape(-1, columns)

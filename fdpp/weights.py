@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,11 +56,14 @@ class Packing:
         layout: what it holds (:mod:`fdpp.formats`).
         dtype: in which its readers take its values.
         interleaved: whether the rows of its sources alternate, as the weight wants it; those of several formats cannot.
+        columns: int64 ``[K]``, the order in which it has its columns; None for their own. Tensors do not compare, and
+            a source has one order.
     """
 
     layout: str
     dtype: torch.dtype
     interleaved: bool = False
+    columns: Tensor | None = field(default=None, compare=False)
 
 
 class Weight:

@@ -58,7 +58,7 @@ class Library {
   virtual double measure_read_bandwidth(int64_t bytes, int repeats) const;
   virtual std::unique_ptr<RecordedOperators> record() const;
   // Packed weights (weight_format.h): the bytes of a layout, and rows of a file packed in one format, which gives the
-  // number of scales that are not finite.
+  // number of damaged blocks.
   virtual int64_t packed_bytes(const std::string& layout, int64_t K) const;
   virtual int64_t pack_weight(const std::string& format, const uint8_t* const* rows, int64_t count, int64_t K,
                               uint8_t* to) const;

@@ -13,7 +13,8 @@ namespace {
 // A block of a file, its parts apart.
 struct Block {
   uint8_t codes[8 * kGroup];
-  uint16_t scale = 0, min = 0;
+  uint32_t scale = 0, min = 0;  // bits of their dtype
+  uint8_t zero = 0;
   int8_t sub_scales[16], sub_mins[16];
 };
 
@@ -27,7 +28,20 @@ void nibbles(const uint8_t* from, int count, uint8_t* codes) {
 
 // Bit i of 32 becomes bit 4 of code i.
 void fifth_bits(const uint8_t* from, uint8_t* codes) {
-  for (int i = 0; i < kGroup; ++i) codes[i] |= (from[i / 8] >> (i % 8) & 1) << 4;
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  for (int i = 0; i < kGroup / 8; ++i) {
+    const uint64_t bits = from[i] * kOnes & 0x8040201008040201;  // bit j in byte j
+    uint64_t eight;
+    std::memcpy(&eight, codes + 8 * i, 8);
+    eight |= ((bits + 0x7f * kOnes) >> 7 & kOnes) << 4;
+    std::memcpy(codes + 8 * i, &eight, 8);
+  }
+}
+
+// Two bits of each of 32 bytes, from bit `shift` on, at bit `to` of the codes, which have lower bits only.
+void two_bits(const uint8_t* from, int shift, int to, uint8_t* codes) {
+  for (int i = 0; i < kGroup; ++i)
+    codes[i] = static_cast<uint8_t>((to > 0 ? codes[i] : 0) | (from[i] >> shift & 3) << to);
 }
 
 // ggml's get_scale_min_k4: eight scales and eight minimums of 6 bits in 12 bytes.
@@ -42,6 +56,8 @@ void scales_and_mins(const uint8_t* from, Block& block) {
 
 // Minimums that a format subtracts are negated.
 constexpr uint16_t kSign = 0x8000;
+
+constexpr int kMostZero = 16;  // of codes of 4 bits: GPTQ stores it less 1
 
 void read_block(WeightFormat format, const uint8_t* from, Block& block) {
   switch (format) {
@@ -61,6 +77,16 @@ void read_block(WeightFormat format, const uint8_t* from, Block& block) {
     case WeightFormat::q8_0:
       block.scale = half_at(from);
       std::memcpy(block.codes, from + 2, kGroup);
+      return;
+    case WeightFormat::int4_32:
+    case WeightFormat::int4_128:
+      std::memcpy(&block.scale, from, 4);
+      block.zero = from[4];
+      for (int i = 0; i < info_of(format).groups; ++i) nibbles(from + 5 + 16 * i, 16, block.codes + kGroup * i);
+      return;
+    case WeightFormat::int8_128:
+      std::memcpy(&block.scale, from, 4);
+      std::memcpy(block.codes, from + 4, 4 * kGroup);
       return;
     case WeightFormat::mxfp4:
       // 2^(e - 128), which is subnormal for e < 2. From 253 on, values leave float32; 255 stands for NaN.
@@ -85,7 +111,7 @@ void read_block(WeightFormat format, const uint8_t* from, Block& block) {
         const uint8_t *low = from + 64 * part, *high = from + 128 + 32 * part;
         uint8_t* codes = block.codes + 128 * part;
         nibbles(low, 64, codes);
-        for (int i = 0; i < 128; ++i) codes[i] |= (high[i % 32] >> (2 * (i / 32)) & 3) << 4;
+        for (int i = 0; i < 4; ++i) two_bits(high, 2 * i, 4, codes + kGroup * i);
       }
       return;
     case WeightFormat::q2_k:
@@ -93,7 +119,7 @@ void read_block(WeightFormat format, const uint8_t* from, Block& block) {
       for (int i = 0; i < 16; ++i) {
         block.sub_scales[i] = static_cast<int8_t>(from[i] & 15), block.sub_mins[i] = static_cast<int8_t>(from[i] >> 4);
       }
-      for (int i = 0; i < 256; ++i) block.codes[i] = from[16 + i / 128 * 32 + i % 32] >> (2 * (i / 32 % 4)) & 3;
+      for (int i = 0; i < 8; ++i) two_bits(from + 16 + i / 4 * 32, 2 * (i % 4), 0, block.codes + kGroup * i);
       return;
     case WeightFormat::q3_k: {
       block.scale = half_at(from + 108);
@@ -102,9 +128,10 @@ void read_block(WeightFormat format, const uint8_t* from, Block& block) {
         const int low = scales[i % 8] >> (4 * (i / 8)) & 15, high = scales[8 + i % 4] >> (2 * (i / 4)) & 3;
         block.sub_scales[i] = static_cast<int8_t>((low | high << 4) - 32);
       }
-      for (int i = 0; i < 256; ++i) {
-        const int low = from[32 + i / 128 * 32 + i % 32] >> (2 * (i / 32 % 4)) & 3, high = from[i % 32] >> (i / 32) & 1;
-        block.codes[i] = static_cast<uint8_t>(low | high << 2);
+      for (int i = 0; i < 8; ++i) {
+        uint8_t* codes = block.codes + kGroup * i;
+        two_bits(from + 32 + i / 4 * 32, 2 * (i % 4), 0, codes);
+        for (int j = 0; j < kGroup; ++j) codes[j] = static_cast<uint8_t>(codes[j] | (from[j] >> i & 1) << 2);
       }
       return;
     }
@@ -119,13 +146,19 @@ void read_block(WeightFormat format, const uint8_t* from, Block& block) {
   }
 }
 
-bool is_finite(DType dtype, uint16_t bits) {
-  const int exponent = dtype == DType::f16 ? 0x7c00 : 0x7f80;
+bool is_finite(DType dtype, uint32_t bits) {
+  const uint32_t exponent = dtype == DType::f16 ? 0x7c00 : dtype == DType::bf16 ? 0x7f80 : 0x7f800000;
   return (bits & exponent) != exponent;
 }
 
-float scale_value(DType dtype, uint16_t bits) {
-  return dtype == DType::f16 ? to_float(f16{bits}) : to_float(bf16{bits});
+// Number `index` of an array.
+float value_at(DType dtype, const uint8_t* from, int index) {
+  uint32_t bits = 0;
+  const int bytes = size_of(dtype);
+  std::memcpy(&bits, from + bytes * index, bytes);
+  if (dtype == DType::f32) return bits_to_float(bits);
+  const auto half = static_cast<uint16_t>(bits);
+  return dtype == DType::f16 ? to_float(f16{half}) : to_float(bf16{half});
 }
 
 // Bits [shift, shift + kBits) of the 32 codes of a group, as the words of a row in a plane; or back.
@@ -136,11 +169,17 @@ struct Plane {
 
   static void write(const uint8_t* codes, int shift, uint8_t* to) {
     for (int v = 0; v < kBits; ++v) {
+      const uint8_t* own = codes + 2 * kEach * v;
       uint32_t word = 0;
-      for (int s = 0; s < kEach; ++s) {
-        const uint8_t* pair = codes + 2 * (kEach * v + s);
-        word |= (uint32_t{pair[0]} >> shift & kMask) << (kBits * s) | (uint32_t{pair[1]} >> shift & kMask)
-                                                                          << (16 + kBits * s);
+      if constexpr (kBits == 8) {
+        word = own[0] | own[2] << 8 | own[1] << 16 | uint32_t{own[3]} << 24;
+      } else {
+        for (int i = 0; i < kEach / 4; ++i) {
+          uint64_t eight;
+          std::memcpy(&eight, own + 8 * i, 8);
+          eight >>= shift;
+          word |= (every_second(eight) | every_second(eight >> 8) << 16) << (4 * kBits * i);
+        }
       }
       std::memcpy(to + v * kPanelRows * 4, &word, 4);
     }
@@ -157,6 +196,15 @@ struct Plane {
       }
     }
   }
+
+ private:
+  // The low bits of bytes 0, 2, 4 and 6, side by side.
+  static uint32_t every_second(uint64_t bytes) {
+    bytes &= kMask * uint64_t{0x0001000100010001};
+    bytes |= bytes >> (16 - kBits);
+    bytes &= ((uint64_t{1} << 2 * kBits) - 1) * uint64_t{0x0000000100000001};
+    return static_cast<uint32_t>(bytes | bytes >> (32 - 2 * kBits)) & ((1u << 4 * kBits) - 1);
+  }
 };
 
 // Calls fn(Plane, its first bit of a code, its place) for each plane of a group.
@@ -171,8 +219,6 @@ void for_each_plane(int bits, Fn fn) {
   };
   visit(Plane<8>{}), visit(Plane<4>{}), visit(Plane<2>{}), visit(Plane<1>{});
 }
-
-void write_half(uint8_t* to, uint16_t bits) { std::memcpy(to, &bits, 2); }
 
 }  // namespace
 
@@ -214,17 +260,18 @@ std::vector<Segment> segments_of(const std::string& layout, int64_t K) {
 
 int64_t pack_panel(WeightFormat format, const uint8_t* const (&rows)[kPanelRows], int64_t K, uint8_t* to) {
   const FormatInfo& info = info_of(format);
-  int64_t not_finite = 0;
+  int64_t damaged = 0;
   std::memset(to, 0, info.panel_bytes(K));
   for (int64_t run = 0; run < K / (info.groups * kGroup); ++run, to += info.run_bytes()) {
     for (int lane = 0; lane < kPanelRows; ++lane) {
       if (rows[lane] == nullptr) continue;
       Block block;
       read_block(format, rows[lane] + run * info.file_bytes, block);
-      write_half(to + 2 * lane, block.scale);
-      if (info.has_min) write_half(to + 2 * (kPanelRows + lane), block.min);
-      not_finite +=
-          !is_finite(info.scale_dtype, block.scale) || (info.has_min && !is_finite(info.scale_dtype, block.min));
+      std::memcpy(to + info.scale_bytes() * lane, &block.scale, info.scale_bytes());
+      if (info.has_min) std::memcpy(to + info.scale_bytes() * (kPanelRows + lane), &block.min, info.scale_bytes());
+      if (info.has_zero) to[info.scale_bytes() * kPanelRows + lane] = block.zero;
+      damaged += !is_finite(info.scale_dtype, block.scale) || !is_finite(info.scale_dtype, block.min) ||
+                 block.zero > kMostZero;
       for (int group = 0; group < info.groups; ++group) {
         uint8_t* at = to + info.header_bytes() + group * info.group_bytes();
         for (int i = 0; i < info.sub_scales; ++i) {
@@ -239,19 +286,15 @@ int64_t pack_panel(WeightFormat format, const uint8_t* const (&rows)[kPanelRows]
       }
     }
   }
-  return not_finite;
+  return damaged;
 }
 
 void unpack_row(WeightFormat format, const uint8_t* panel, int lane, int64_t K, float* out) {
   const FormatInfo& info = info_of(format);
-  const auto half = [lane](const uint8_t* from) {
-    uint16_t bits;
-    std::memcpy(&bits, from + 2 * lane, 2);
-    return bits;
-  };
   for (int64_t run = 0; run < K / (info.groups * kGroup); ++run, panel += info.run_bytes()) {
-    const float scale = scale_value(info.scale_dtype, half(panel));
-    const float min = info.has_min ? scale_value(info.scale_dtype, half(panel + 2 * kPanelRows)) : 0.0f;
+    const float scale = value_at(info.scale_dtype, panel, lane);
+    const float min = info.has_min ? value_at(info.scale_dtype, panel, kPanelRows + lane) : 0.0f;
+    const int zero = info.has_zero ? panel[info.scale_bytes() * kPanelRows + lane] : info.zero;
     for (int group = 0; group < info.groups; ++group) {
       const uint8_t* at = panel + info.header_bytes() + group * info.group_bytes();
       uint8_t codes[kGroup] = {};
@@ -269,7 +312,7 @@ void unpack_row(WeightFormat format, const uint8_t* panel, int lane, int64_t K, 
           const int code = codes[half * (kGroup / 2) + k];
           const int value = info.codebook != nullptr ? info.codebook[code]
                             : info.bits == 8         ? static_cast<int8_t>(code)
-                                                     : code - info.zero;
+                                                     : code - zero;
           const float scaled = own_scale * static_cast<float>(value);
           *out++ = info.has_min ? scaled + own_min : scaled;
         }

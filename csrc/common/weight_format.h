@@ -4,7 +4,8 @@
 // moves bits and rounds nothing. A packed weight is a row of panels, each of 16 rows of the weight. A panel holds, for
 // one run of K after another:
 //
-//   scales [16] of 16 bits, minimums [16] (where there are any), then for each group of 32 elements of K
+//   scales [16], minimums [16] of their dtype or zeros [16] int8 (where there are any), then for each group of 32
+//   elements of K
 //     the group's own factors of the scale, and of the minimum, [sub_scales][16] int8 (where there are any)
 //     its codes in planes, the one of 4 bits first, then that of 2, then that of 1; codes of 8 bits in one
 //
@@ -21,8 +22,25 @@
 
 namespace fdpp {
 
-enum class WeightFormat : int { q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 };
-constexpr int kNumWeightFormats = 13;
+enum class WeightFormat : int {
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_nl,
+  iq4_xs,
+  mxfp4,
+  int4_32,
+  int4_128,
+  int8_128,
+};
+constexpr int kNumWeightFormats = 16;
 
 constexpr int kPanelRows = 16;
 constexpr int kGroup = 32;  // elements of K
@@ -32,17 +50,21 @@ constexpr int8_t kE2m1Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, 
 
 struct FormatInfo {
   const char* name;
-  int file_bytes;          // of a block of groups * kGroup elements in a GGUF file
+  int file_bytes;          // of a block of groups * kGroup elements as it is stored
   int bits;                // of a code: the planes are the powers of two that it is the sum of
   int zero;                // the code of the value 0: 0 or a power of two
   const int8_t* codebook;  // [16], what codes stand for; null: for themselves
-  DType scale_dtype;       // f16 or bf16
-  bool has_min;
+  DType scale_dtype;
+  bool has_min;    // minimums are stored,
+  bool has_zero;   // or the codes of 0, row by row
   int groups;      // that share a scale
   int sub_scales;  // of a group: 0, 1, or 2 for its halves
 
   constexpr int halves() const { return sub_scales == 2 ? 2 : 1; }
-  constexpr int64_t header_bytes() const { return kPanelRows * 2 * (has_min ? 2 : 1); }
+  constexpr int scale_bytes() const { return scale_dtype == DType::f32 ? 4 : 2; }
+  constexpr int64_t header_bytes() const {
+    return kPanelRows * ((has_min ? 2 : 1) * scale_bytes() + (has_zero ? 1 : 0));
+  }
   constexpr int64_t sub_bytes() const { return kPanelRows * sub_scales * (has_min ? 2 : 1); }
   constexpr int64_t group_bytes() const { return sub_bytes() + kPanelRows * kGroup * bits / 8; }
   constexpr int64_t run_bytes() const { return header_bytes() + groups * group_bytes(); }
@@ -52,19 +74,22 @@ struct FormatInfo {
 // By WeightFormat. Sources: ggml's ggml-common.h and ggml-quants.c; MXFP4 is that of the OCP (its scale of 8 bits, half
 // of it here, is a bfloat16 without a mantissa).
 constexpr FormatInfo kWeightFormats[kNumWeightFormats] = {
-    {"q4_0", 18, 4, 8, nullptr, DType::f16, false, 1, 0},
-    {"q4_1", 20, 4, 0, nullptr, DType::f16, true, 1, 0},
-    {"q5_0", 22, 5, 16, nullptr, DType::f16, false, 1, 0},
-    {"q5_1", 24, 5, 0, nullptr, DType::f16, true, 1, 0},
-    {"q8_0", 34, 8, 0, nullptr, DType::f16, false, 1, 0},
-    {"q2_k", 84, 2, 0, nullptr, DType::f16, true, 8, 2},
-    {"q3_k", 110, 3, 4, nullptr, DType::f16, false, 8, 2},
-    {"q4_k", 144, 4, 0, nullptr, DType::f16, true, 8, 1},
-    {"q5_k", 176, 5, 0, nullptr, DType::f16, true, 8, 1},
-    {"q6_k", 210, 6, 32, nullptr, DType::f16, false, 8, 2},
-    {"iq4_nl", 18, 4, 0, kIq4Values, DType::f16, false, 1, 0},
-    {"iq4_xs", 136, 4, 0, kIq4Values, DType::f16, false, 8, 1},
-    {"mxfp4", 17, 4, 0, kE2m1Values, DType::bf16, false, 1, 0},
+    {"q4_0", 18, 4, 8, nullptr, DType::f16, false, false, 1, 0},
+    {"q4_1", 20, 4, 0, nullptr, DType::f16, true, false, 1, 0},
+    {"q5_0", 22, 5, 16, nullptr, DType::f16, false, false, 1, 0},
+    {"q5_1", 24, 5, 0, nullptr, DType::f16, true, false, 1, 0},
+    {"q8_0", 34, 8, 0, nullptr, DType::f16, false, false, 1, 0},
+    {"q2_k", 84, 2, 0, nullptr, DType::f16, true, false, 8, 2},
+    {"q3_k", 110, 3, 4, nullptr, DType::f16, false, false, 8, 2},
+    {"q4_k", 144, 4, 0, nullptr, DType::f16, true, false, 8, 1},
+    {"q5_k", 176, 5, 0, nullptr, DType::f16, true, false, 8, 1},
+    {"q6_k", 210, 6, 32, nullptr, DType::f16, false, false, 8, 2},
+    {"iq4_nl", 18, 4, 0, kIq4Values, DType::f16, false, false, 1, 0},
+    {"iq4_xs", 136, 4, 0, kIq4Values, DType::f16, false, false, 8, 1},
+    {"mxfp4", 17, 4, 0, kE2m1Values, DType::bf16, false, false, 1, 0},
+    {"int4_32", 21, 4, 0, nullptr, DType::f32, false, true, 1, 0},
+    {"int4_128", 69, 4, 0, nullptr, DType::f32, false, true, 4, 0},
+    {"int8_128", 132, 8, 0, nullptr, DType::f32, false, false, 4, 0},
 };
 
 constexpr const FormatInfo& info_of(WeightFormat format) { return kWeightFormats[static_cast<int>(format)]; }
@@ -86,7 +111,8 @@ struct Segment {
 // text that is none, and for a K that is no whole number of a format's blocks.
 std::vector<Segment> segments_of(const std::string& layout, int64_t K);
 
-// Packs 16 rows as they lie in a file; a row that is null is 0. Returns how many scales are not finite.
+// Packs 16 rows as they lie in a file; a row that is null is 0. Returns how many blocks have a scale that is not finite
+// or a zero that is no code.
 int64_t pack_panel(WeightFormat format, const uint8_t* const (&rows)[kPanelRows], int64_t K, uint8_t* to);
 
 // Row `lane` of a packed panel, its values rounded to float32 once.

@@ -1,6 +1,4 @@
 // The kernels for any processor: the baseline of the compiler.
-// What has no instructions takes the compiler minutes to unroll.
-#define FDPP_UNROLL_GROUP
 #include "cpu/isa_table.h"
 #include "cpu/vec_portable.h"
 

@@ -32,21 +32,24 @@ namespace fdpp::cpu {
   }
 
 // Runs the statement with `kFormat` as the constant.
-#define FDPP_WITH_FORMAT(format, ...)     \
-  switch (format) {                       \
-    FDPP_FORMAT_CASE(q4_0, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q4_1, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q5_0, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q5_1, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q8_0, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q2_k, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q3_k, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q4_k, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q5_k, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(q6_k, __VA_ARGS__)   \
-    FDPP_FORMAT_CASE(iq4_nl, __VA_ARGS__) \
-    FDPP_FORMAT_CASE(iq4_xs, __VA_ARGS__) \
-    FDPP_FORMAT_CASE(mxfp4, __VA_ARGS__)  \
+#define FDPP_WITH_FORMAT(format, ...)       \
+  switch (format) {                         \
+    FDPP_FORMAT_CASE(q4_0, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q4_1, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q5_0, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q5_1, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q8_0, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q2_k, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q3_k, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q4_k, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q5_k, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(q6_k, __VA_ARGS__)     \
+    FDPP_FORMAT_CASE(iq4_nl, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(iq4_xs, __VA_ARGS__)   \
+    FDPP_FORMAT_CASE(mxfp4, __VA_ARGS__)    \
+    FDPP_FORMAT_CASE(int4_32, __VA_ARGS__)  \
+    FDPP_FORMAT_CASE(int4_128, __VA_ARGS__) \
+    FDPP_FORMAT_CASE(int8_128, __VA_ARGS__) \
   }
 #define FDPP_FORMAT_CASE(name, ...)                      \
   case WeightFormat::name: {                             \

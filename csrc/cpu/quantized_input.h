@@ -16,8 +16,8 @@ struct PackedGroup {
 constexpr int kChunkGroups = 8;  // that a flat GEMM unpacks at once
 
 // Rows of x as [chunk][row][group of a chunk]: what a chunk of the weight meets lies side by side.
-FDPP_INLINE const PackedGroup* packed_groups(const void* packed, int64_t M, int64_t chunk, int64_t m) {
-  return static_cast<const PackedGroup*>(packed) + (chunk * M + m) * kChunkGroups;
+FDPP_INLINE PackedGroup* packed_groups(void* packed, int64_t M, int64_t chunk, int64_t m) {
+  return static_cast<PackedGroup*>(packed) + (chunk * M + m) * kChunkGroups;
 }
 
 template <typename V, typename T>
@@ -26,8 +26,8 @@ struct QuantizedInput {
     for (int64_t m = begin; m < end; ++m) {
       const T* row = static_cast<const T*>(p.x) + m * p.x_stride;
       for (int64_t group = 0; group < p.K / kGroup; ++group) {
-        const PackedGroup* to = packed_groups(p.packed_x, p.M, group / kChunkGroups, m) + group % kChunkGroups;
-        pack_group(row + group * kGroup, *const_cast<PackedGroup*>(to));
+        PackedGroup* to = packed_groups(p.packed_x, p.M, group / kChunkGroups, m) + group % kChunkGroups;
+        pack_group(row + group * kGroup, *to);
       }
     }
   }
@@ -46,18 +46,18 @@ struct QuantizedInput {
     }
     const float most = V::max(largest);
     const float factor = most < kLeast ? 0.0f : kMost / most;
-    float rounded[kGroup];
-    for (int i = 0; i < kVectors; ++i) V::store(rounded + i * V::width, V::round(V::mul(x[i], V::broadcast(factor))));
     const float not_finite = V::sum(poison);  // NaN where x holds NaN or infinity, which then is the result
+    const bool is_finite = not_finite == 0.0f;
     to.scale = (most < kLeast ? 0.0f : most / kMost) + not_finite;
-    if (!(not_finite == 0.0f)) {
-      for (float& value : rounded) value = 0.0f;
-    }
-    int32_t sums[2] = {0, 0};
-    for (int i = 0; i < kGroup; ++i) {
-      const int32_t value = static_cast<int32_t>(rounded[i]);
-      to.values[i] = static_cast<int16_t>(value);
-      sums[i / (kGroup / 2)] += value;
+    int32_t sums[2];
+    for (int half = 0; half < 2; ++half) {
+      typename V::F sum = V::zero();
+      for (int i = half * kVectors / 2; i < (half + 1) * kVectors / 2; ++i) {
+        const auto value = is_finite ? V::round(V::mul(x[i], V::broadcast(factor))) : V::zero();
+        V::store_words(to.values + i * V::width, value);
+        sum = V::add(sum, value);
+      }
+      sums[half] = static_cast<int32_t>(V::sum(sum));  // of 16 integers of 16 bits: exact
     }
     to.sums[0] = sums[0], to.sums[1] = sums[1], to.sums[2] = sums[0] + sums[1];
   }

@@ -17,11 +17,6 @@
 #include "cpu/math.h"
 #include "cpu/quantized_input.h"
 
-// Loops over the columns of a group are unrolled, so that shifts are constants.
-#ifndef FDPP_UNROLL_GROUP
-#define FDPP_UNROLL_GROUP _Pragma("GCC unroll 16")
-#endif
-
 namespace fdpp::cpu {
 
 template <typename V>
@@ -122,7 +117,7 @@ struct GroupProducts : QuantizedBase<V> {
         for (auto& row : products) {
           for (I& product : row) product = V::broadcast_int(0);
         }
-        FDPP_UNROLL_GROUP
+#pragma GCC unroll 16
         for (int i = 0; i < kPairs / kHalves; ++i) {
           const int pair = half * (kPairs / kHalves) + i;
           I words[kParts];
@@ -153,14 +148,16 @@ struct GroupProducts : QuantizedBase<V> {
 };
 
 template <typename V, WeightFormat kFormat>
-struct QuantizedKernels : GroupProducts<V, info_of(kFormat).halves(), info_of(kFormat).has_min> {
-  using Base = GroupProducts<V, info_of(kFormat).halves(), info_of(kFormat).has_min>;
+struct QuantizedKernels
+    : GroupProducts<V, info_of(kFormat).halves(), info_of(kFormat).has_min || info_of(kFormat).has_zero> {
+  using Base = GroupProducts<V, info_of(kFormat).halves(), info_of(kFormat).has_min || info_of(kFormat).has_zero>;
   using Base::kPairs, Base::kParts;
   using typename Base::Chunk;
   using typename Base::F;
   using typename Base::I;
   static constexpr FormatInfo kInfo = info_of(kFormat);
   static constexpr int kHalves = kInfo.halves();
+  static constexpr int kEighths = kGroup / 8 / kHalves;  // of a half: eight columns each
   static constexpr int kZeroShift = kInfo.zero > 1 ? __builtin_ctz(kInfo.zero) : 0;
 
   // Panels [begin, end).
@@ -200,52 +197,75 @@ struct QuantizedKernels : GroupProducts<V, info_of(kFormat).halves(), info_of(kF
  private:
   static constexpr int64_t kAheadBytes = 1 << 10;
 
-  using Halves = std::conditional_t<kInfo.scale_dtype == DType::f16, f16, bf16>;
+  using Scale = std::conditional_t<kInfo.scale_dtype == DType::f32, float,
+                                   std::conditional_t<kInfo.scale_dtype == DType::f16, f16, bf16>>;
 
-  // The scales and minimums of a group of a part's rows.
-  FDPP_INLINE static void factors(const uint8_t* run, const uint8_t* group, int part, F (&scale)[kHalves],
-                                  F (&min)[kHalves]) {
-    const Halves* of_run = reinterpret_cast<const Halves*>(run) + part * V::width;
-    const F scales = V::load(of_run), mins = kInfo.has_min ? V::load(of_run + kPanelRows) : V::zero();
+  // The scale and the minimum of half a group, or of a whole one, for a part's rows.
+  FDPP_INLINE static void factors(const uint8_t* run, const uint8_t* group, int part, int half, F& scale, F& min) {
+    const Scale* of_run = reinterpret_cast<const Scale*>(run) + part * V::width;
     const int8_t* own = reinterpret_cast<const int8_t*>(group) + part * V::width;
-    for (int half = 0; half < kHalves; ++half) {
-      scale[half] = kInfo.sub_scales > 0 ? V::mul(scales, V::load(own + half * kPanelRows)) : scales;
-      min[half] = mins;
-      if constexpr (kInfo.has_min && kInfo.sub_scales > 0) {
-        min[half] = V::mul(mins, V::load(own + (kInfo.sub_scales + half) * kPanelRows));
-      }
+    scale = V::load(of_run);
+    min = V::zero();
+    if constexpr (kInfo.has_min) min = V::load(of_run + kPanelRows);
+    if constexpr (kInfo.has_zero) {
+      const int8_t* zeros = reinterpret_cast<const int8_t*>(run) + kPanelRows * kInfo.scale_bytes() + part * V::width;
+      min = V::mul(scale, V::sub(V::zero(), V::load(zeros)));
+    }
+    if constexpr (kInfo.sub_scales > 0) scale = V::mul(scale, V::load(own + half * kPanelRows));
+    if constexpr (kInfo.sub_scales > 0 && kInfo.has_min) {
+      min = V::mul(min, V::load(own + (kInfo.sub_scales + half) * kPanelRows));
     }
   }
 
-  // The codes of a pair of columns of K, as words.
-  FDPP_INLINE static I codes(const uint8_t* planes, int part, int pair, typename V::Table table) {
-    const uint8_t* own = planes + part * V::width * 4;
+  // The words that hold the codes of eight columns of K: those of a plane are shifted so that the code of a pair lies
+  // where it belongs in the sum of the planes after a shift by `pair` times the plane's bits.
+  struct Words {
+    I eight[2], four, two, one;
+  };
+  static constexpr int kTwoShift = kInfo.bits & 4, kOneShift = kTwoShift + (kInfo.bits & 2);
+
+  FDPP_INLINE static Words words_of(const uint8_t* planes, int part, int eighth) {
+    constexpr int kWord = kPanelRows * 4;
+    planes += part * V::width * 4;
+    Words words;
     if constexpr (kInfo.bits == 8) {
-      const I words = V::load_int(own + pair / 2 * kPanelRows * 4);
-      return pair % 2 == 0 ? V::low_bytes(words) : V::high_bytes(words);
+      for (int i = 0; i < 2; ++i) words.eight[i] = V::load_int(planes + (2 * eighth + i) * kWord);
+    }
+    if constexpr ((kInfo.bits & 4) != 0) words.four = V::load_int(planes + eighth * kWord);
+    if constexpr ((kInfo.bits & 2) != 0) {
+      const I both = V::load_int(planes + (kInfo.bits & 4) * kWord + eighth / 2 * kWord);
+      words.two = eighth % 2 == 0 ? V::shift_left(both, kTwoShift) : V::shift_right(both, 8 - kTwoShift);
+    }
+    if constexpr ((kInfo.bits & 1) != 0) {
+      const I all = V::load_int(planes + (kInfo.bits & 6) * kWord);
+      words.one = eighth == 0 ? V::shift_left(all, kOneShift) : V::shift_right(all, 4 * eighth - kOneShift);
+    }
+    return words;
+  }
+
+  // The codes of one of the four pairs of columns.
+  FDPP_INLINE static I codes(const Words& words, int pair, typename V::Table table) {
+    if constexpr (kInfo.bits == 8) {
+      return pair % 2 == 0 ? V::low_bytes(words.eight[pair / 2]) : V::high_bytes(words.eight[pair / 2]);
+    } else if constexpr (kInfo.codebook != nullptr) {
+      return V::lookup(table, V::shift_right(words.four, 4 * pair));
     } else {
       I code = V::broadcast_int(0);
-      int shift = 0;
-#pragma GCC unroll 4
-      for (int bits = 4; bits > 0; bits /= 2) {
-        if ((kInfo.bits & bits) == 0) continue;
-        const int each = 16 / bits, s = bits * (pair % each);
-        const I words = V::load_int(own + pair / each * kPanelRows * 4);
-        if constexpr (kInfo.codebook != nullptr) {
-          // The table does not look beyond the code's four bits; AVX-512 looks at a fifth and is the same there.
-          return V::lookup(table, V::shift_right(words, s));
-        }
-        const I mask = V::broadcast_int(((1 << bits) - 1) << shift | ((1 << bits) - 1) << (shift + 16));
-        const I moved = s > shift   ? V::shift_right(words, s - shift)
-                        : s < shift ? V::shift_left(words, shift - s)
-                                    : words;
-        const I own_bits = V::bit_and(moved, mask);
-        code = shift == 0 ? own_bits : V::bit_or(code, own_bits);
-        shift += bits;
-        own += bits * kPanelRows * 4;
+      if constexpr ((kInfo.bits & 4) != 0) code = field<15, 0>(V::shift_right(words.four, 4 * pair));
+      if constexpr ((kInfo.bits & 2) != 0) {
+        const I high = field<3, kTwoShift>(V::shift_right(words.two, 2 * pair));
+        code = kTwoShift > 0 ? V::bit_or(code, high) : high;
+      }
+      if constexpr ((kInfo.bits & 1) != 0) {
+        code = V::bit_or(code, field<1, kOneShift>(V::shift_right(words.one, pair)));
       }
       return code;
     }
+  }
+
+  template <int kMask, int kShift>
+  FDPP_INLINE static I field(I words) {
+    return V::bit_and(words, V::broadcast_int(kMask << kShift | kMask << (kShift + 16)));
   }
 
   template <int MR>
@@ -279,41 +299,37 @@ struct QuantizedKernels : GroupProducts<V, info_of(kFormat).halves(), info_of(kF
   template <int MR>
   FDPP_INLINE static void gemv_group(const uint8_t* run, const uint8_t* group, const PackedGroup* const (&x)[MR],
                                      typename V::Table table, F (&sums)[MR][kParts]) {
-    I products[MR][kParts][kHalves];
-    for (auto& row : products) {
-      for (auto& part : row) {
-        for (I& half : part) half = V::broadcast_int(0);
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half) {
+      I products[MR][kParts];
+      for (auto& row : products) {
+        for (I& product : row) product = V::broadcast_int(0);
       }
-    }
-    const uint8_t* planes = group + kInfo.sub_bytes();
-    FDPP_UNROLL_GROUP
-    for (int pair = 0; pair < kPairs; ++pair) {
-      I values[MR];
+      for (int eighth = half * kEighths; eighth < (half + 1) * kEighths; ++eighth) {
+        Words words[kParts];
+        for (int part = 0; part < kParts; ++part) {
+          words[part] = words_of(group + kInfo.sub_bytes(), part, eighth);
+        }
 #pragma GCC unroll 4
-      for (int row = 0; row < MR; ++row) values[row] = Base::pair_of(*x[row], pair);
-#pragma GCC unroll 4
-      for (int part = 0; part < kParts; ++part) {
-        const I words = codes(planes, part, pair, table);
-#pragma GCC unroll 4
-        for (int row = 0; row < MR; ++row) {
-          I& sum = products[row][part][pair * kHalves / kPairs];
-          sum = V::dot(sum, words, values[row]);
+        for (int pair = 0; pair < 4; ++pair) {
+          I values[MR];
+          for (int row = 0; row < MR; ++row) values[row] = Base::pair_of(*x[row], 4 * eighth + pair);
+          for (int part = 0; part < kParts; ++part) {
+            const I code = codes(words[part], pair, table);
+            for (int row = 0; row < MR; ++row) products[row][part] = V::dot(products[row][part], code, values[row]);
+          }
         }
       }
-    }
-#pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
-      F scale[kHalves], min[kHalves];
-      factors(run, group, part, scale, min);
-#pragma GCC unroll 4
-      for (int row = 0; row < MR; ++row) {
-        for (int half = 0; half < kHalves; ++half) {
-          I product = products[row][part][half];
+      for (int part = 0; part < kParts; ++part) {
+        F scale, min;
+        factors(run, group, part, half, scale, min);
+        for (int row = 0; row < MR; ++row) {
+          I product = products[row][part];
           if constexpr (kInfo.zero != 0) {
             const int32_t sum = x[row]->sums[kHalves == 2 ? half : 2];
             product = V::sub_int(product, V::shift_left(V::broadcast_int(sum), kZeroShift));
           }
-          Base::add_group(sums[row][part], product, scale[half], min[half], *x[row], half);
+          Base::add_group(sums[row][part], product, scale, min, *x[row], half);
         }
       }
     }
@@ -331,17 +347,20 @@ struct QuantizedKernels : GroupProducts<V, info_of(kFormat).halves(), info_of(kF
         }
         const int number = first + i;
         for (int part = 0; part < kParts; ++part) {
-          FDPP_UNROLL_GROUP
-          for (int pair = 0; pair < kPairs; ++pair) {
-            I words = codes(group + kInfo.sub_bytes(), part, pair, table);
-            if constexpr (kInfo.zero != 0) words = V::sub_words(words, zeros);
-            V::store_int(chunk.words[number][pair] + part * 2 * V::width, words);
+          for (int eighth = 0; eighth < kGroup / 8; ++eighth) {
+            const Words words = words_of(group + kInfo.sub_bytes(), part, eighth);
+#pragma GCC unroll 4
+            for (int pair = 0; pair < 4; ++pair) {
+              I code = codes(words, pair, table);
+              if constexpr (kInfo.zero != 0) code = V::sub_words(code, zeros);
+              V::store_int(chunk.words[number][4 * eighth + pair] + part * 2 * V::width, code);
+            }
           }
-          F scale[kHalves], min[kHalves];
-          factors(run, group, part, scale, min);
           for (int half = 0; half < kHalves; ++half) {
-            V::store(chunk.scale[number][half] + part * V::width, scale[half]);
-            V::store(chunk.min[number][half] + part * V::width, min[half]);
+            F scale, min;
+            factors(run, group, part, half, scale, min);
+            V::store(chunk.scale[number][half] + part * V::width, scale);
+            V::store(chunk.min[number][half] + part * V::width, min);
           }
         }
       }

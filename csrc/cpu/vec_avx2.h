@@ -75,6 +75,11 @@ struct Avx2 {
 
   FDPP_INLINE static I load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   FDPP_INLINE static void store_int(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+  FDPP_INLINE static void store_words(int16_t* p, F x) {
+    const __m256i ints = _mm256_cvtps_epi32(x);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packs_epi32(_mm256_castsi256_si128(ints), _mm256_extracti128_si256(ints, 1)));
+  }
   FDPP_INLINE static I broadcast_int(int32_t x) { return _mm256_set1_epi32(x); }
   FDPP_INLINE static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
   FDPP_INLINE static I bit_or(I a, I b) { return _mm256_or_si256(a, b); }

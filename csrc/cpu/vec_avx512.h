@@ -63,6 +63,9 @@ struct Avx512 {
 
   FDPP_INLINE static I load_int(const void* p) { return _mm512_loadu_si512(p); }
   FDPP_INLINE static void store_int(void* p, I x) { _mm512_storeu_si512(p, x); }
+  FDPP_INLINE static void store_words(int16_t* p, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+  }
   FDPP_INLINE static I broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }
   FDPP_INLINE static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
   FDPP_INLINE static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }

@@ -7,8 +7,9 @@
 // loaded once.
 //
 // I is a vector of as many int32, or of twice as many int16 (words): shifts are of int32 and without sign; dot(sum, a,
-// b) adds to each int32 the products of its two words; low_bytes and high_bytes widen a byte of each word with its
-// sign; lookup(table_of(t), x) is t[i] of each word whose low four bits are i, whatever the others are.
+// b) adds to each int32 the products of its two words; store_words narrows integers that fit; low_bytes and high_bytes
+// widen a byte of each word with its sign; lookup(table_of(t), x) is t[i] of each word whose low four bits are i,
+// whatever the others are.
 #pragma once
 
 #include <cstring>
@@ -101,6 +102,9 @@ struct Portable {
     return x;
   }
   FDPP_INLINE static void store_int(void* p, I x) { std::memcpy(p, &x, sizeof x); }
+  FDPP_INLINE static void store_words(int16_t* p, F x) {
+    for (int i = 0; i < width; ++i) p[i] = static_cast<int16_t>(x[i]);
+  }
   FDPP_INLINE static I broadcast_int(int32_t x) { return I{} + x; }
   FDPP_INLINE static I bit_and(I a, I b) { return a & b; }
   FDPP_INLINE static I bit_or(I a, I b) { return a | b; }

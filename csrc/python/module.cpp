@@ -133,7 +133,8 @@ py::dict weight_formats() {
     result[info.name] =
         py::dict("file_bytes"_a = info.file_bytes, "bits"_a = info.bits, "zero"_a = info.zero,
                  "codebook"_a = py::tuple(py::cast(codebook)), "scale_dtype"_a = name_of(info.scale_dtype),
-                 "has_min"_a = info.has_min, "groups"_a = info.groups, "sub_scales"_a = info.sub_scales);
+                 "has_min"_a = info.has_min, "has_zero"_a = info.has_zero, "groups"_a = info.groups,
+                 "sub_scales"_a = info.sub_scales);
   }
   return result;
 }
@@ -278,7 +279,7 @@ PYBIND11_MODULE(_host, m) {
           },
           "format"_a, "rows"_a, "count"_a, "columns"_a, "to"_a, py::call_guard<py::gil_scoped_release>(),
           "Of the CPU's library: pack rows as they lie in a file. ``rows`` is the address of their addresses, ``to`` "
-          "that of ``packed_bytes`` bytes. Returns how many scales are not finite.")
+          "that of ``packed_bytes`` bytes. Returns how many blocks are damaged: their scales are not finite.")
       .def(
           "set_seed", [](const LoadedLibrary& library, uint64_t seed) { library->set_seed(seed); }, "seed"_a,
           "Of the simulation: the order in which later calls run the threads of a block.");

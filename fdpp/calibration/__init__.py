@@ -98,6 +98,8 @@ def fingerprint(model: Model) -> str:
         if weight.packing is not None:
             rows = torch.zeros(1, dtype=torch.int64, device="cpu")
             first = ops.dequantize_rows(weight.tensor, weight.packing.layout, weight.shape[1], rows)
+            if (columns := weight.packing.columns) is not None:
+                first = torch.empty_like(first).index_copy_(1, columns, first)
         digest.update(first.signbit().cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
 

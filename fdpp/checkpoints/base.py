@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fdpp.errors import CheckpointError
 from fdpp.formats import StoredRows
 from fdpp.tokenizers import Tokenizer
 
@@ -46,9 +47,21 @@ class Checkpoint(ABC):
     def read_into(self, name: str, out: Tensor) -> None:
         """Write the tensor into ``out``, of the same shape and any floating dtype, converting as needed."""
 
-    def stored_rows(self, name: str) -> StoredRows | None:
-        """The rows of a matrix of few bits as they lie in the file; None for a tensor that is stored otherwise."""
+    def stored_format(self, name: str) -> str | None:
+        """The format of the :meth:`stored_rows` of a matrix of few bits; None for a tensor that is stored otherwise."""
         return None
+
+    def column_order(self, name: str) -> Tensor | None:
+        """int64 ``[columns]``: the order in which :meth:`stored_rows` gives the columns; None for their own."""
+        return None
+
+    def stored_rows(self, name: str) -> StoredRows:
+        """The rows of a matrix that has a :meth:`stored_format`: as many as :attr:`shapes` says."""
+        raise CheckpointError(f"tensor {name}: expected weights of few bits")
+
+    def says_nothing(self, name: str) -> bool:
+        """Whether a model without a place for the tensor is the same: some files have biases of zeros."""
+        return False
 
     def release(self, name: str) -> None:  # noqa: B027 - most have nothing to give back
         """Give back the memory through which a tensor was read; it can be read again."""

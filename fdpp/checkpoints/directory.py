@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from fdpp.checkpoints.base import Checkpoint
+from fdpp.checkpoints.integer_modules import IntegerModules
+from fdpp.checkpoints.quantization_config import method_of
 from fdpp.checkpoints.weight_files import ENDINGS, WeightFile, open_weight_file
 from fdpp.errors import CheckpointError, one_line, prefix_errors
+from fdpp.formats import StoredRows
 from fdpp.tokenizers import Tokenizer, load_directory_tokenizer
 
 # In the order of preference: transformers', too.
@@ -45,16 +49,16 @@ class DirectoryCheckpoint(Checkpoint):
         self.path = path
         self._whole_config = read_json(path / "config.json")
         self.config = _text_config(self._whole_config)
-        if self.config.get("quantization_config"):
-            raise CheckpointError(f"{path}: quantised weights are not supported; GGUF files may be quantised")
+        with prefix_errors(path):
+            self._method = method_of(self.config)
         if (path / "generation_config.json").exists():
             self.generation_config = read_json(path / "generation_config.json")
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        tensors = self._tensors
+        integers = self._integers
         with prefix_errors(self.path):
-            return {name: file.shape(stored) for name, (file, stored) in tensors.items()}
+            return {name: file.shape(stored) for name, (file, stored) in integers.plain.items()} | integers.shapes
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -72,11 +76,42 @@ class DirectoryCheckpoint(Checkpoint):
         return frozenset(ids) if own is None else frozenset({*ids, own})
 
     def read_into(self, name: str, out: Tensor) -> None:
-        try:
+        with self._reading(name):
+            if name in self._integers:
+                return self._integers.read_into(name, out)
             file, stored = self._tensors[name]
             out.copy_(file.tensor(stored))
+
+    def stored_format(self, name: str) -> str | None:
+        with self._reading(name):
+            return self._integers.format(name) if name in self._integers else None
+
+    def column_order(self, name: str) -> Tensor | None:
+        with self._reading(name):
+            return self._integers.order(name) if name in self._integers else None
+
+    def stored_rows(self, name: str) -> StoredRows:
+        with self._reading(name):
+            return self._integers.stored_rows(name)
+
+    def says_nothing(self, name: str) -> bool:
+        with self._reading(name):
+            return self._integers.is_zero_bias(name)
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            raise
         except Exception as error:  # safetensors raises its own error, torch a RuntimeError
             raise CheckpointError(f"{self.path}: tensor {name}: {one_line(error)}") from error
+
+    @cached_property
+    def _integers(self) -> IntegerModules:
+        tensors = self._tensors
+        with prefix_errors(self.path):
+            return IntegerModules(self._method, tensors)
 
     @cached_property
     def _tensors(self) -> dict[str, tuple[WeightFile, str]]:

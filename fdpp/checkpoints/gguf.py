@@ -62,14 +62,17 @@ class GGUFCheckpoint(Checkpoint):
         if self._architecture.norm_offset and self._part(name).endswith("norm"):
             out -= 1
 
-    def stored_rows(self, name: str) -> StoredRows | None:
+    def stored_format(self, name: str) -> str | None:
+        info = self._file.tensors[self._names[name]]
+        format = info.kind.name.lower()
+        return format if format in PACKED and len(info.shape) == 2 else None
+
+    def stored_rows(self, name: str) -> StoredRows:
         stored = self._names[name]
-        info = self._file.tensors[stored]
-        if info.kind.name.lower() not in PACKED or len(info.shape) != 2:
-            return None
         addresses = torch.from_numpy(self._file.row_addresses(stored))
         reorder = self._reorder(name)
-        return StoredRows(info.kind.name.lower(), addresses if reorder is None else reorder(addresses))
+        format = self._file.tensors[stored].kind.name.lower()
+        return StoredRows(format, addresses if reorder is None else reorder(addresses))
 
     def release(self, name: str) -> None:
         self._file.release(self._names[name])

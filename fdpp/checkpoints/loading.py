@@ -48,11 +48,8 @@ def load_weights(
             together exceed the memory. Shapes are checked before anything is allocated.
     """
     _check_shapes(checkpoint, weights)
-    stored_parts = {id(weight): _stored_parts(checkpoint, weight) if stored else [] for weight in weights}
     for weight in weights:
-        parts = stored_parts[id(weight)]
-        one_format = weight.interleaved and len(parts) == 1
-        weight.packing = Packing(layout_of(parts), dtype, one_format) if parts else None
+        weight.packing = _packing(checkpoint, weight, dtype) if stored else None
     _check_memory(weights, dtype, device)
     sources = [source.name for weight in weights for source in weight.sources]
     done = 0
@@ -60,7 +57,7 @@ def load_weights(
         if progress is not None:
             progress(done, len(sources), weight.sources[0].name)
         if weight.packing is not None:
-            is_finite = pack_into(values, stored_parts[id(weight)], weight.shape[1])
+            is_finite = pack_into(values, _stored_parts(checkpoint, weight, weight.packing), weight.shape[1])
         else:
             for number, (source, rows) in enumerate(weight.rows()):
                 if progress is not None and number:
@@ -92,19 +89,41 @@ def keeps_stored(weights: str | None, device: torch.device) -> bool:
     return weights != "dequantised" and device.type == "cpu"
 
 
-def _stored_parts(checkpoint: Checkpoint, weight: Weight) -> list[StoredRows]:
-    """The rows of a matrix in the order in which its reader wants them; none where a tensor of it cannot be packed."""
+def _packing(checkpoint: Checkpoint, weight: Weight, dtype: torch.dtype) -> Packing | None:
+    """How a matrix is packed; None where a tensor of it cannot be."""
     if not weight.is_matrix or weight.offset:
-        return []
+        return None
+    formats = [checkpoint.stored_format(source.name) for source in weight.sources]
+    known = [name for name in formats if name is not None and weight.shape[1] % PACKED[name].block == 0]
+    if len(known) < len(formats):
+        return None
+    orders = [checkpoint.column_order(source.name) for source in weight.sources]
+    # One order of the activations serves all rows. Where the sources want several, their values are unpacked.
+    if not all(_is_same(order, orders[0]) for order in orders):
+        return None
+    rows = [source.shape[0] for source in weight.sources]
+    one_format = weight.interleaved and len(set(known)) == 1
+    return Packing(layout_of(zip(known, rows, strict=True)), dtype, one_format, orders[0])
+
+
+def _is_same(order: Tensor | None, other: Tensor | None) -> bool:
+    return order is other if order is None or other is None else torch.equal(order, other)
+
+
+def _stored_parts(checkpoint: Checkpoint, weight: Weight, packing: Packing) -> list[StoredRows]:
+    """The rows of a matrix in the order in which its reader wants them."""
+    whole = {name: checkpoint.stored_rows(name) for name in {source.name: None for source in weight.sources}}
     parts = []
     for source in weight.sources:
-        rows = checkpoint.stored_rows(source.name)
-        if rows is None or source.shape[1] % PACKED[rows.format].block:
-            return []
-        parts.append(rows if source.rows is None else StoredRows(rows.format, source.rows.of(rows.addresses)))
-    if not weight.interleaved or len({part.format for part in parts}) > 1:
-        return merged(parts)
-    return [StoredRows(parts[0].format, torch.stack([part.addresses for part in parts], dim=1).flatten())]
+        rows = whole[source.name]
+        taken = rows.addresses if source.rows is None else source.rows.of(rows.addresses)
+        parts.append(StoredRows(rows.format, taken, rows.memory))
+    if packing.interleaved:
+        addresses = torch.stack([part.addresses for part in parts], dim=1).flatten()
+        parts = [StoredRows(parts[0].format, addresses, sum((part.memory for part in parts), start=()))]
+    parts = merged(parts)
+    assert layout_of((part.format, len(part)) for part in parts) == packing.layout, weight.sources[0].name
+    return parts
 
 
 def read_source(checkpoint: Checkpoint, source: Source, offset: float, out: Tensor) -> None:
@@ -150,6 +169,7 @@ def _check_shapes(checkpoint: Checkpoint, weights: Sequence[Weight]) -> None:
             raise CheckpointError(f"tensor {name}: expected shape {shape}, got {checkpoint.shapes[name]}")
     # A weight that the model has no place for means that the model is not what its config says.
     surplus = [name for name in checkpoint.shapes if name not in wanted and not name.endswith(_DERIVED)]
+    surplus = [name for name in surplus if not checkpoint.says_nothing(name)]
     if surplus:
         example = f"{surplus[0]!r:.80}"
         raise CheckpointError(f"{len(surplus)} tensors that this architecture does not have, such as {example}")

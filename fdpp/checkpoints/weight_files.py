@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,23 @@ from torch import Tensor
 from fdpp.errors import CheckpointError, one_line
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_TORCH_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int32: "I32", torch.int64: "I64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a file says of a tensor.
+
+    Attributes:
+        dtype: as safetensors spells it; whatever else it is, where it is no dense tensor.
+        shape: of it.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class WeightFile(ABC):
@@ -24,12 +41,19 @@ class WeightFile(ABC):
         """All of them."""
 
     @abstractmethod
+    def stored(self, name: str) -> StoredTensor:
+        """Dtype and shape of one."""
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one, which is of a floating dtype.
 
         Raises:
             CheckpointError: it is not.
         """
+        stored = self.stored(name)
+        if stored.dtype not in _FLOATS:
+            raise CheckpointError(f"tensor {name}: expected a dtype of {sorted(_FLOATS)}, got {stored.dtype}")
+        return stored.shape
 
     @abstractmethod
     def tensor(self, name: str) -> Tensor:
@@ -51,11 +75,9 @@ class SafetensorsFile(WeightFile):
     def names(self) -> Iterable[str]:
         return list(self._file.keys())
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def stored(self, name: str) -> StoredTensor:
         view = self._file.get_slice(name)
-        if (dtype := view.get_dtype()) not in _FLOATS:
-            raise CheckpointError(f"tensor {name}: expected a dtype of {sorted(_FLOATS)}, got {dtype}")
-        return tuple(torch.Size(view.get_shape()))
+        return StoredTensor(view.get_dtype(), tuple(torch.Size(view.get_shape())))
 
     def tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._file.get_tensor(name)
@@ -78,12 +100,13 @@ class PickledFile(WeightFile):
     def names(self) -> Iterable[str]:
         return list(self._content)
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def stored(self, name: str) -> StoredTensor:
         value = self._content[name]
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _TORCH_FLOATS:
-            came = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-            raise CheckpointError(f"tensor {name}: expected a dtype of {sorted(_FLOATS)}, got {came}")
-        return tuple(value.shape)
+        if not isinstance(value, Tensor):
+            return StoredTensor(type(value).__name__, ())
+        if value.layout != torch.strided:
+            return StoredTensor(f"{value.layout} {value.dtype}", ())
+        return StoredTensor(_DTYPES.get(value.dtype, str(value.dtype)), tuple(value.shape))
 
     def tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._content[name]

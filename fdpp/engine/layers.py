@@ -62,6 +62,8 @@ class Linear(Part):
         weight, bias = self.weight, None if self.bias is None else self.bias.tensor
         if weight.packing is None:
             return ops.linear(x, weight.tensor, bias, **self.options)
+        if weight.packing.columns is not None:
+            x = x.index_select(-1, weight.packing.columns)
         if weight.interleaved and not weight.packing.interleaved:
             return self._gated_apart(x, bias)
         return ops.quantized_linear(x, weight.tensor, weight.packing.layout, bias, **self.options)
@@ -183,7 +185,8 @@ class Embedding(Part):
         weight, packing = self.weight, self.weight.packing
         if packing is None:
             return F.embedding(tokens, weight.tensor)
-        return ops.dequantize_rows(weight.tensor, packing.layout, weight.shape[1], tokens, dtype=packing.dtype)
+        x = ops.dequantize_rows(weight.tensor, packing.layout, weight.shape[1], tokens, dtype=packing.dtype)
+        return x if packing.columns is None else torch.empty_like(x).index_copy_(-1, packing.columns, x)
 
 
 @dataclass(slots=True, eq=False)

@@ -47,6 +47,13 @@ def test_attention(run_bench, tmp_path):
     assert (tmp_path / "attention_cpu.png").stat().st_size > 0
 
 
+def test_quantised(run_bench):
+    out, result = run_bench("quantised.py", "--formats", "q4_0", "q6_k")
+    assert_environment(result)
+    assert_positive(result["rows"], "us", "GB/s", "of read", "bfloat16 us", "x bfloat16")
+    assert [(row["format"], row["M"]) for row in result["rows"]] == [(f, m) for f in ("q4_0", "q6_k") for m in (1, 8)]
+
+
 def test_decode(run_bench, tiny_model):  # noqa: F811
     out, result = run_bench(
         *("decode.py", "--model", tiny_model, "--engines", "fdpp", "transformers", "llama.cpp"),

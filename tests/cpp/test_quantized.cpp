@@ -13,8 +13,8 @@ using namespace fdpp::test;
 
 namespace {
 
-constexpr int64_t kMost = 70;                                                              // rows of x
-constexpr int kScaleAt[kNumWeightFormats] = {0, 0, 0, 0, 0, 80, 108, 0, 0, 208, 0, 0, 0};  // of a block
+constexpr int64_t kMost = 70;                                                     // rows of x
+constexpr int kScaleAt[kNumWeightFormats] = {0, 0, 0, 0, 0, 80, 108, 0, 0, 208};  // of a block
 
 // A row as it lies in a file, its scales finite.
 std::vector<uint8_t> random_row(WeightFormat format, int64_t K, Random& random) {
@@ -23,6 +23,11 @@ std::vector<uint8_t> random_row(WeightFormat format, int64_t K, Random& random) 
   for (uint8_t& byte : row) byte = static_cast<uint8_t>(random());
   for (size_t block = 0; block < row.size(); block += info.file_bytes) {
     uint8_t* const scale = &row[block + kScaleAt[static_cast<int>(format)]];
+    if (info.scale_dtype == DType::f32) {
+      scale[3] = (scale[3] & 0x80) | 0x3d;
+      if (info.has_zero) scale[4] %= 17;
+      continue;
+    }
     const int halves = format == WeightFormat::mxfp4 ? 0 : info.has_min ? 2 : 1;
     if (halves == 0) scale[0] = 118 + scale[0] % 8;
     for (int i = 0; i < halves; ++i) scale[2 * i + 1] = (scale[2 * i + 1] & 0x8b) | 0x20;
@@ -179,7 +184,9 @@ TEST(packing_counts_scales_that_are_not_finite) {
       const uint8_t* rows[kPanelRows] = {};
       rows[3] = rows[9] = row.data();
       uint8_t* const scale = &row[row.size() - info.file_bytes + kScaleAt[static_cast<int>(format)]];
-      scale[format == WeightFormat::mxfp4 ? 0 : 2 * spoiled + 1] = format == WeightFormat::mxfp4 ? 255 : 0x7e;
+      const bool is_wide = info.scale_dtype == DType::f32, is_byte = format == WeightFormat::mxfp4;
+      if (is_wide) scale[2] = 0x80;
+      scale[is_byte ? 0 : is_wide ? 3 : 2 * spoiled + 1] = is_byte ? 0xff : is_wide ? 0x7f : 0x7e;
       CHECK(pack_panel(format, rows, 512, packed.data()) == 2, info.name);
     }
   }

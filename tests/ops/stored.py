@@ -15,6 +15,7 @@ FORMATS = list(PACKED)
 _HALVES = {
     "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "q8_0": (0,), "q2_k": (80, 82), "q3_k": (108,),
     "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,), "iq4_xs": (0,), "mxfp4": (),
+    "int4_32": (), "int4_128": (), "int8_128": (),
 }  # fmt: skip
 
 
@@ -33,6 +34,10 @@ def random_blocks(name: str, rows: int, columns: int, seed: int = 0, magnitude: 
         else:
             scales *= magnitude / (2**of.bits * (32 if of.sub_scales else 1))
         blocks[..., start : start + 2] = scales.astype("<f2")[..., None].view(np.uint8).reshape(*blocks.shape[:2], 2)
+    if name.startswith("int"):
+        scales = (rng.normal(size=blocks.shape[:2]) * (0.02 if magnitude is None else magnitude)).astype("<f4")
+        blocks[..., :4] = scales[..., None].view(np.uint8).reshape(*blocks.shape[:2], 4)
+        blocks[..., 4] = blocks[..., 4] % 16 if name.startswith("int4") else blocks[..., 4]
     if name == "mxfp4":
         blocks[..., 0] = rng.integers(0, 253, blocks.shape[:2])
         if columns > 32:  # products of the largest and the smallest are for test_formats
@@ -42,5 +47,20 @@ def random_blocks(name: str, rows: int, columns: int, seed: int = 0, magnitude: 
 
 def values(name: str, raw: torch.Tensor) -> torch.Tensor:
     """float32 ``[rows, columns]``."""
+    if name.startswith("int"):
+        return _integers(PACKED[name].file_bytes, name.startswith("int4"), raw)
     with np.errstate(over="ignore"):
         return torch.from_numpy(dequantize(raw.numpy(), gguf.GGMLQuantizationType[name.upper()]))
+
+
+def _integers(block_bytes: int, is_int4: bool, raw: torch.Tensor) -> torch.Tensor:
+    """As csrc/common/weight_format.h defines them."""
+    blocks = raw.numpy().reshape(len(raw), -1, block_bytes)
+    scales = np.ascontiguousarray(blocks[..., :4]).view("<f4")
+    if is_int4:
+        bytes_of_groups = blocks[..., 5:].reshape(*blocks.shape[:2], -1, 16)
+        codes = np.concatenate([bytes_of_groups & 15, bytes_of_groups >> 4], axis=-1).reshape(*blocks.shape[:2], -1)
+        codes = codes.astype(np.float32) - blocks[..., 4:5]
+    else:
+        codes = np.ascontiguousarray(blocks[..., 4:]).view(np.int8).astype(np.float32)
+    return torch.from_numpy((scales * codes).reshape(len(raw), -1))

@@ -116,13 +116,13 @@ class CpuLibrary final : public Library {
   int64_t pack_weight(const std::string& format, const uint8_t* const* rows, int64_t count, int64_t K,
                       uint8_t* to) const override {
     const Segment segment = segments_of(format + ":" + std::to_string(count), K).front();
-    std::atomic<int64_t> not_finite{0};
+    std::atomic<int64_t> damaged{0};
     cpu::for_each_item(torch_threads(), segment.panels(), [&](int64_t panel) {
       const uint8_t* of_panel[kPanelRows] = {};
       for (int i = 0; i < kPanelRows && panel * kPanelRows + i < count; ++i) of_panel[i] = rows[panel * kPanelRows + i];
-      not_finite += pack_panel(segment.format, of_panel, K, to + panel * info_of(segment.format).panel_bytes(K));
+      damaged += pack_panel(segment.format, of_panel, K, to + panel * info_of(segment.format).panel_bytes(K));
     });
-    return not_finite;
+    return damaged;
   }
 
   std::unique_ptr<RecordedOperators> record() const override { return std::make_unique<CpuRecording>(); }
