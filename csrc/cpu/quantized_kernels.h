@@ -17,6 +17,14 @@
 #include "cpu/math.h"
 #include "cpu/quantized_input.h"
 
+// Unrolls loops over the columns of a group, so that shifts are constants. Where a sanitizer checks every load, that
+// would take the compiler minutes.
+#if defined(__SANITIZE_ADDRESS__)
+#define FDPP_UNROLL_COLUMNS
+#else
+#define FDPP_UNROLL_COLUMNS _Pragma("GCC unroll 16")
+#endif
+
 namespace fdpp::cpu {
 
 template <typename V>
@@ -117,7 +125,7 @@ struct GroupProducts : QuantizedBase<V> {
         for (auto& row : products) {
           for (I& product : row) product = V::broadcast_int(0);
         }
-#pragma GCC unroll 16
+        FDPP_UNROLL_COLUMNS
         for (int i = 0; i < kPairs / kHalves; ++i) {
           const int pair = half * (kPairs / kHalves) + i;
           I words[kParts];
@@ -310,7 +318,7 @@ struct QuantizedKernels
         for (int part = 0; part < kParts; ++part) {
           words[part] = words_of(group + kInfo.sub_bytes(), part, eighth);
         }
-#pragma GCC unroll 4
+        FDPP_UNROLL_COLUMNS
         for (int pair = 0; pair < 4; ++pair) {
           I values[MR];
           for (int row = 0; row < MR; ++row) values[row] = Base::pair_of(*x[row], 4 * eighth + pair);
@@ -349,7 +357,7 @@ struct QuantizedKernels
         for (int part = 0; part < kParts; ++part) {
           for (int eighth = 0; eighth < kGroup / 8; ++eighth) {
             const Words words = words_of(group + kInfo.sub_bytes(), part, eighth);
-#pragma GCC unroll 4
+            FDPP_UNROLL_COLUMNS
             for (int pair = 0; pair < 4; ++pair) {
               I code = codes(words, pair, table);
               if constexpr (kInfo.zero != 0) code = V::sub_words(code, zeros);
