@@ -197,9 +197,9 @@ def test_figures_of_the_table_of_speed_stand_in_their_files():
             assert any(f"{number:.{digits}f}" == figure for number in known), (link, figure)
 
 
-def _cells() -> list[list[str]]:
+def _cells(page: str = "see-it.md") -> list[list[str]]:
     """The rows of all tables of measurements."""
-    lines = [line for line in _text(ROOT / "docs" / "see-it.md").splitlines() if line.startswith("| ")]
+    lines = [line for line in _text(ROOT / "docs" / page).splitlines() if line.startswith("| ")]
     return [[cell.strip().partition(" (")[0] for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -233,6 +233,14 @@ def test_the_table_of_guesses_is_that_of_its_file():
         figures = [f"{row['plain']:.1f}", f"{row['ngram']:.1f}", f"{row['x']:.2f}", f"{100 * row['accepted']:.0f} %"]
         figures += [f"{row['tokens/step']:.2f}", f"{row['transformers']:.1f}", f"{row['its look-up']:.1f}"]
         assert [row["prompt"], *figures] in table, row
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q8_0", "q4_k_m"])
+def test_the_table_of_stored_files_is_that_of_its_files(kind):
+    table, rows = _cells("quantised.md"), _result(f"decode_stored_{kind}_cpu_zen3.json")
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        figures = [f"{ours['tokens/s']:.1f}", f"{theirs['tokens/s']:.1f}", f"{theirs['fdpp is x']:.2f}"]
+        assert [kind.upper(), str(ours["batch"]), *figures, f"{100 * ours['of bound']:.0f} %"] in table, ours
 
 
 def test_the_table_of_steps_is_that_of_its_file():

@@ -109,9 +109,12 @@ def test_step_bytes(real_model, llm):
     assert dequantised.model.step_bytes(10, batch=2) == parameters * 4 + 2 * 10 * 30 * 2 * 3 * 64 * 4
 
 
-@pytest.mark.parametrize(("dtype", "divergence"), [("float32", 1e-6), ("float16", 1e-5), ("bfloat16", 2e-4)])
+@pytest.mark.parametrize(("dtype", "divergence"), [("float32", 1e-6), ("float16", 2e-5), ("bfloat16", 1e-3)])
 def test_what_stored_weights_cost_in_accuracy(real_model, reference, dtype, divergence):
-    """Over 768 tokens: the mean divergence from the model with the exact values of the file in float32."""
+    """Over 768 tokens: the mean divergence from the model with the exact values of the file in float32.
+
+    With 16-bit activations it is their own rounding, and that of keys, values and logits, that is seen.
+    """
     llm = LLM(real_model, dtype=dtype)
     ids = llm.tokenizer.encode(HELD_OUT * 3)[:768]
     (ours,) = forced_logits(llm, [ids], [1], None)
