@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
 import re
+import select
 import signal
 import time
 
@@ -90,17 +92,36 @@ class Terminal:
         os.close(side)
         self._seen = b""
 
-    def until(self, wanted: str) -> str:
+    def until(self, wanted: str, seconds: float = 120) -> str:
         """What is shown from here on, up to a text."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + seconds
         while wanted.encode() not in self._seen:
-            assert time.monotonic() < end, self._seen
-            try:
-                self._seen += os.read(self._file, 4096)
-            except OSError:  # Linux: the other side has closed
-                raise AssertionError(self._seen) from None
+            self._read(end)
         shown, _, self._seen = self._seen.partition(wanted.encode())
         return shown.decode(errors="replace")
+
+    def interrupt(self, wanted: str) -> None:
+        """Ctrl-C until a text is shown: Python's readline does not notice one that comes before it waits for keys."""
+        for _ in range(10):
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(AssertionError):
+                self.until(wanted, seconds=10)
+                return
+        raise AssertionError(self._seen)
+
+    def more(self) -> None:
+        """Wait until a text is shown that has not been asked for yet."""
+        end = time.monotonic() + 120
+        while not re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]|\s", b"", self._seen):  # not what moves a cursor
+            self._read(end)
+
+    def _read(self, end: float) -> None:
+        ready, _, _ = select.select([self._file], [], [], max(0.0, end - time.monotonic()))
+        assert ready, self._seen
+        try:
+            self._seen += os.read(self._file, 4096)
+        except OSError:  # Linux: the other side has closed
+            raise AssertionError(self._seen) from None
 
     def type(self, keys: str) -> None:
         os.write(self._file, keys.encode())
@@ -114,14 +135,12 @@ def test_at_a_terminal(start_fdpp, tiny_model, tmp_path, monkeypatch):
     assert "no such command" in terminal.until("> ")
     terminal.type("fox\n")
     terminal.until("fox")
-    time.sleep(1)  # it answers, for long
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.until("(stopped)")
+    terminal.more()  # it answers, for a second or so: what the context has room for
+    terminal.interrupt("(stopped)")
     terminal.until("> ")
     terminal.type("half a line")
     terminal.until("half a line")
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.until("> ")
+    terminal.interrupt("> ")
     terminal.type(f"/save {tmp_path / 'c.json'}\n")
     terminal.until("> ")
     terminal.type("\x04")  # Ctrl-D
