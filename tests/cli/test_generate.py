@@ -76,7 +76,7 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
     monkeypatch.setattr("fdpp.LLM", FakeLLM, raising=False)
     outcome = fdpp(
         *("generate", "--model", "m", "--prompt", "p", "--device", "cpu", "--dtype", "float16", "--threads", 1),
-        *("--no-capture", "--phi", "none"),
+        *("--no-capture", "--phi", "none", "--weights", "dequantised"),
         *("--max-seq-len", 99, "--page-size", 16, "--max-new-tokens", 7, "--temperature", 0.5, "--top-k", 3),
         *("--top-p", 0.25, "--seed", 11, "--stop", "a", "--stop", "b", "--ignore-eos", "--min-p", 0.125),
         *("--repetition-penalty", 1.5, "--stop-token-id", 4, "--stop-token-id", 5, "--no-generation-config"),
@@ -85,7 +85,7 @@ def test_every_option_reaches_the_engine(fdpp, monkeypatch):
     assert (outcome.code, outcome.err) == (2, "fdpp: error: MemoryError: far enough\n")
     del seen["stream"]
     assert seen == {
-        "capture": False, "phi": "none",
+        "capture": False, "phi": "none", "weights": "dequantised",
         "model": "m", "device": "cpu", "dtype": "float16", "num_threads": 1, "max_seq_len": 99, "page_size": 16,
         "max_batch_size": 1, "progress": None, "prompt": "p", "max_new_tokens": 7, "temperature": 0.5, "top_k": 3,
         "top_p": 0.25, "seed": 11, "stop": ("a", "b"), "ignore_eos": True, "min_p": 0.125, "repetition_penalty": 1.5,
