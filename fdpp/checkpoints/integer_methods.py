@@ -164,7 +164,7 @@ class Awq(IntegerMethod):
 
 def _shuffled_back(words: Tensor) -> Tensor:
     eights = unpack(words, 4).view(len(words), -1, 8)
-    own = torch.tensor(_AWQ_COLUMNS, device="cpu").argsort()
+    own = torch.tensor(_AWQ_COLUMNS, dtype=torch.int64, device="cpu").argsort()
     return eights[..., own].flatten(1).T.contiguous()
 
 
