@@ -62,7 +62,7 @@ class LLM:
         phi: the references that softmaxes begin with: ``"auto"`` takes those of :meth:`calibrate` or ``fdpp calibrate``
             that lie with the model's files or among the user's own, where there are any; a path names a file; None or
             ``"none"`` stands for 0. What is in use stands in :attr:`calibration`.
-        weights: ``"stored"`` multiplies with the matrices of a quantised GGUF file as they are stored, nothing rounded;
+        weights: ``"stored"`` multiplies with matrices of few bits as they are stored, none of them rounded;
             ``"dequantised"`` unpacks them to ``dtype``. None means the first on a CPU, the second on a GPU, which has
             no kernels for packed weights yet.
         progress: called with (tensors loaded, tensors in all, name) while loading.

@@ -232,7 +232,7 @@ WeightFormat weight_format(const std::string& name) {
 }
 
 std::vector<Segment> segments_of(const std::string& layout, int64_t K) {
-  constexpr int64_t kMostRows = int64_t{1} << 31;
+  constexpr int64_t kMostRows = int64_t{1} << 31, kMostBytes = int64_t{1} << 48;
   std::vector<Segment> segments;
   int64_t offset = 0;
   for (size_t begin = 0; begin <= layout.size();) {
@@ -251,6 +251,7 @@ std::vector<Segment> segments_of(const std::string& layout, int64_t K) {
       throw std::invalid_argument(std::string("columns of ") + info.name + " must be a multiple of " +
                                   std::to_string(info.groups * kGroup) + "; got " + std::to_string(K));
     }
+    if (segment.bytes(K) > kMostBytes - offset) throw std::invalid_argument("layout must be of at most 2^48 bytes");
     offset += segment.bytes(K);
     segments.push_back(segment);
     begin = end + 1;

@@ -11,21 +11,15 @@ namespace fdpp::cpu {
 
 namespace {
 
-constexpr int64_t kSerialBytes = 16 << 10;  // less than this takes a thread less time than waking another
-constexpr int64_t kPieceBytes = 16 << 10;   // the least that a thread takes at a time
-constexpr int64_t kColumnMultiple = 48;     // of every tile width: 16 of GEMV and AMX, 2 and 3 of the flat GEMM
+constexpr int64_t kColumnMultiple = 48;  // of every tile width: 16 of GEMV and AMX, 2 and 3 of the flat GEMM
 constexpr int kMinSplitKeys = kAttentionTile;
 constexpr int64_t kTileBytes = 256 << 10;  // of keys and values: the next tile waits in the L2 cache
-
-Threads threads_for(int64_t bytes, const Threads& threads) {
-  return {bytes < kSerialBytes ? 1 : threads.count, threads.run, threads.recording};
-}
 
 template <typename Fn>
 void for_each_columns(const LinearParams& p, const Threads& threads, bool is_repeatable, Fn fn) {
   if (p.M == 0 || p.N == 0) return;
   const int64_t row_bytes = std::max<int64_t>(1, p.K * size_of(p.dtype));
-  for_each_piece(threads_for(p.N * row_bytes, threads), p.N, kColumnMultiple, kPieceBytes / row_bytes, fn,
+  for_each_piece(threads_for(p.N * row_bytes, threads), p.N, kColumnMultiple, kLeastPieceBytes / row_bytes, fn,
                  {p.weight, p.weight_stride * size_of(p.dtype), is_repeatable});
 }
 
@@ -33,7 +27,7 @@ void for_each_columns(const LinearParams& p, const Threads& threads, bool is_rep
 template <typename Params>
 void for_each_rows(const Threads& threads, int64_t rows, int64_t row_bytes,
                    void (*kernel)(const Params&, int64_t begin, int64_t end), const Params& p) {
-  const int64_t least = kPieceBytes / std::max<int64_t>(1, row_bytes);
+  const int64_t least = kLeastPieceBytes / std::max<int64_t>(1, row_bytes);
   for_each_piece(threads_for(rows * row_bytes, threads), rows, 1, least,
                  [kernel, p](int64_t begin, int64_t end) { kernel(p, begin, end); });
 }
@@ -153,7 +147,7 @@ void linear(const Kernels& kernels, const LinearParams& p, int config, const Epi
 void linear_epilogue(const Kernels& kernels, const EpilogueParams& p, const Threads& threads) {
   const int64_t column_bytes = std::max<int64_t>(1, p.linear.M * size_of(p.linear.dtype));
   for_each_piece(threads_for(p.linear.N * column_bytes, threads), p.linear.N, kColumnMultiple,
-                 kPieceBytes / column_bytes,
+                 kLeastPieceBytes / column_bytes,
                  [&kernels, p](int64_t begin, int64_t end) { kernels.linear_epilogue(p, begin, end); });
 }
 

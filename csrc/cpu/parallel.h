@@ -15,6 +15,13 @@ struct Threads {
   Recording* recording = nullptr;  // where work is recorded instead
 };
 
+constexpr int64_t kSerialBytes = 16 << 10;      // less than this takes a thread less time than waking another
+constexpr int64_t kLeastPieceBytes = 16 << 10;  // that a thread takes at a time
+
+inline Threads threads_for(int64_t bytes, const Threads& threads) {
+  return {bytes < kSerialBytes ? 1 : threads.count, threads.run, threads.recording};
+}
+
 // What the kernels read from memory for work on [0, total): as many records of that many bytes.
 struct Weights {
   const void* data;

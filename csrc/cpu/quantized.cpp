@@ -10,13 +10,7 @@ namespace fdpp::cpu {
 
 namespace {
 
-constexpr int64_t kMostGemvRows = 2;        // of x; the flat GEMM unpacks a weight once for all rows
-constexpr int64_t kPieceBytes = 16 << 10;   // the least that a thread takes at a time
-constexpr int64_t kSerialBytes = 64 << 10;  // below it, threads cost more than they save
-
-Threads threads_for(int64_t bytes, const Threads& threads) {
-  return {bytes < kSerialBytes ? 1 : threads.count, threads.run, threads.recording};
-}
+constexpr int64_t kMostGemvRows = 2;  // of x; the flat GEMM unpacks a weight once for all rows
 
 template <typename T>
 void narrow(const float* from, int64_t count, T* to) {
@@ -56,7 +50,7 @@ void quantized_linear(const Kernels& kernels, const LinearParams& p, const std::
                       const EpilogueParams* epilogue, const Threads& threads) {
   if (p.M == 0) return;
   const int64_t row_bytes = p.K * static_cast<int64_t>(sizeof(float));
-  for_each_piece(threads_for(p.M * row_bytes, threads), p.M, 1, std::max<int64_t>(1, kPieceBytes / row_bytes),
+  for_each_piece(threads_for(p.M * row_bytes, threads), p.M, 1, std::max<int64_t>(1, kLeastPieceBytes / row_bytes),
                  [&kernels, p](int64_t begin, int64_t end) { kernels.quantized_pack_x(p, begin, end); });
   const EpilogueParams rest = epilogue != nullptr ? *epilogue : EpilogueParams{};
   const bool is_repeatable = rest.linear.residual == nullptr;  // that may change before the replay ends
@@ -74,15 +68,15 @@ void quantized_linear(const Kernels& kernels, const LinearParams& p, const std::
       if (rest.product == nullptr) return;
       kernels.linear_epilogue(rest, first + begin * kPanelRows, std::min(first + end * kPanelRows, first + q.linear.N));
     };
-    for_each_piece(threads_for(segment.bytes(p.K), threads), segment.panels(), 1, kPieceBytes / panel_bytes, columns,
-                   {q.linear.weight, panel_bytes, is_repeatable});
+    for_each_piece(threads_for(segment.bytes(p.K), threads), segment.panels(), 1, kLeastPieceBytes / panel_bytes,
+                   columns, {q.linear.weight, panel_bytes, is_repeatable});
     first += segment.rows;
   }
 }
 
 void dequantize_rows(const DequantizeParams& p, const std::vector<Segment>& segments, const Threads& threads) {
   const int64_t row_bytes = std::max<int64_t>(1, p.K * static_cast<int64_t>(sizeof(float)));
-  for_each_piece(threads_for(p.count * row_bytes, threads), p.count, 1, kPieceBytes / row_bytes,
+  for_each_piece(threads_for(p.count * row_bytes, threads), p.count, 1, kLeastPieceBytes / row_bytes,
                  [p, segments](int64_t begin, int64_t end) {
                    const auto row = std::make_unique<float[]>(p.K);
                    for (int64_t i = begin; i < end; ++i) dequantize_row(p, segments, i, row.get());

@@ -66,7 +66,7 @@ def add_model(parser: argparse.ArgumentParser, phi: bool = True, is_required: bo
     group.add_argument(
         "--weights",
         choices=("stored", "dequantised"),
-        help="multiply with the matrices of a GGUF file as they are stored, or unpack them to --dtype (default: stored "
+        help="multiply with matrices of few bits as they are stored, or unpack them to --dtype (default: stored "
         "on a CPU, dequantised on a GPU)",
     )
     group.add_argument(

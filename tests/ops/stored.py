@@ -40,7 +40,7 @@ def random_blocks(name: str, rows: int, columns: int, seed: int = 0, magnitude: 
         blocks[..., 4] = blocks[..., 4] % 16 if name.startswith("int4") else blocks[..., 4]
     if name == "mxfp4":
         blocks[..., 0] = rng.integers(0, 253, blocks.shape[:2])
-        if columns > 32:  # products of the largest and the smallest are for test_formats
+        if columns > 32:  # products with the largest leave float32
             blocks[..., 0] = rng.integers(100, 130, blocks.shape[:2])
     return torch.from_numpy(blocks.reshape(rows, -1))
 

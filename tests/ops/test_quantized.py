@@ -138,6 +138,7 @@ def test_magnitudes():
         ("q4_k:-16", 256, "layout must be formats"),
         ("q4_k:99999999999999999999", 256, "layout must be formats"),
         ("q4_k:16,", 256, "layout must be formats"),
+        (",".join(["q8_0:2147483648"] * 9), 1 << 20, "layout must be of at most 2.48 bytes"),
         ("q9:16", 256, "format must be one of q4_0, q4_1"),
         ("q4_k:16", 32, "columns of q4_k must be a multiple of 256; got 32"),
         ("q4_k:32", 256, r"weight must have shape \[bytes of the layout\]"),
