@@ -63,8 +63,8 @@ class LLM:
             that lie with the model's files or among the user's own, where there are any; a path names a file; None or
             ``"none"`` stands for 0. What is in use stands in :attr:`calibration`.
         weights: ``"stored"`` multiplies with matrices of few bits as they are stored, none of them rounded;
-            ``"dequantised"`` unpacks them to ``dtype``. None means the first on a CPU, the second on a GPU, which has
-            no kernels for packed weights yet.
+            ``"dequantised"`` unpacks them to ``dtype``. None means the first; the second for float32 on a GPU, whose
+            kernels have no such matrices.
         progress: called with (tensors loaded, tensors in all, name) while loading.
 
     Raises:
@@ -98,7 +98,7 @@ class LLM:
         )
         max_batch_size = integer("max_batch_size", max_batch_size, 1)
         num_threads = None if num_threads is None else integer("num_threads", num_threads, 1, MAX_THREADS)
-        is_stored = keeps_stored(weights, self.device)
+        is_stored = keeps_stored(weights, self.device, self.dtype)
         check_speculation(speculate, draft)
         _check_dependencies()
         if num_threads is not None:

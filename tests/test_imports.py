@@ -21,7 +21,8 @@ FORBIDDEN = {
     "fdpp.tokenizers": {"fdpp.engine", "fdpp.models", "fdpp.checkpoints", "fdpp.llm", "fdpp.cli", "fdpp.ops"},
     "fdpp.ops": {"fdpp.engine", "fdpp.models", "fdpp.checkpoints", "fdpp.tokenizers", "fdpp.llm", "fdpp.cli"},
     "fdpp.calibration": {"fdpp.checkpoints", "fdpp.models", "fdpp.llm", "fdpp.cli"},
-    "fdpp.llm": {"fdpp.cli"},
+    "fdpp.llm": {"fdpp.export", "fdpp.cli"},
+    "fdpp.export": {"fdpp.cli"},
 }
 
 WITHOUT_EXTRAS = """

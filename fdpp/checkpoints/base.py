@@ -43,6 +43,11 @@ class Checkpoint(ABC):
     def eos_token_ids(self) -> frozenset[int]:
         """The tokens that end a text."""
 
+    @property
+    def only_values(self) -> str | None:
+        """What its matrices of few bits are called, where fdpp has no format that holds them as they are stored."""
+        return None
+
     @abstractmethod
     def read_into(self, name: str, out: Tensor) -> None:
         """Write the tensor into ``out``, of the same shape and any floating dtype, converting as needed."""
@@ -50,6 +55,10 @@ class Checkpoint(ABC):
     def stored_format(self, name: str) -> str | None:
         """The format of the :meth:`stored_rows` of a matrix of few bits; None for a tensor that is stored otherwise."""
         return None
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether its values were rounded to few bits."""
+        return False
 
     def column_order(self, name: str) -> Tensor | None:
         """int64 ``[columns]``: the order in which :meth:`stored_rows` gives the columns; None for their own."""

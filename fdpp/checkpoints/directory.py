@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from fdpp.checkpoints.base import Checkpoint
-from fdpp.checkpoints.integer_modules import IntegerModules
 from fdpp.checkpoints.quantization_config import method_of
+from fdpp.checkpoints.quantized_modules import QuantizedModules
 from fdpp.checkpoints.weight_files import ENDINGS, WeightFile, open_weight_file
 from fdpp.errors import CheckpointError, one_line, prefix_errors
 from fdpp.formats import StoredRows
@@ -56,9 +56,9 @@ class DirectoryCheckpoint(Checkpoint):
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        integers = self._integers
+        quantized = self._quantized
         with prefix_errors(self.path):
-            return {name: file.shape(stored) for name, (file, stored) in integers.plain.items()} | integers.shapes
+            return {name: file.shape(stored) for name, (file, stored) in quantized.plain.items()} | quantized.shapes
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -77,26 +77,33 @@ class DirectoryCheckpoint(Checkpoint):
 
     def read_into(self, name: str, out: Tensor) -> None:
         with self._reading(name):
-            if name in self._integers:
-                return self._integers.read_into(name, out)
+            if name in self._quantized:
+                return self._quantized.read_into(name, out)
             file, stored = self._tensors[name]
             out.copy_(file.tensor(stored))
 
     def stored_format(self, name: str) -> str | None:
         with self._reading(name):
-            return self._integers.format(name) if name in self._integers else None
+            return self._quantized.format(name) if name in self._quantized else None
+
+    def is_quantised(self, name: str) -> bool:
+        return name in self._quantized
 
     def column_order(self, name: str) -> Tensor | None:
         with self._reading(name):
-            return self._integers.order(name) if name in self._integers else None
+            return self._quantized.order(name) if name in self._quantized else None
 
     def stored_rows(self, name: str) -> StoredRows:
         with self._reading(name):
-            return self._integers.stored_rows(name)
+            return self._quantized.stored_rows(name)
+
+    @property
+    def only_values(self) -> str | None:
+        return self._method.only_values if self._method is not None else None
 
     def says_nothing(self, name: str) -> bool:
         with self._reading(name):
-            return self._integers.is_zero_bias(name)
+            return self._quantized.is_zero_bias(name)
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
@@ -108,10 +115,10 @@ class DirectoryCheckpoint(Checkpoint):
             raise CheckpointError(f"{self.path}: tensor {name}: {one_line(error)}") from error
 
     @cached_property
-    def _integers(self) -> IntegerModules:
+    def _quantized(self) -> QuantizedModules:
         tensors = self._tensors
         with prefix_errors(self.path):
-            return IntegerModules(self._method, tensors)
+            return QuantizedModules(self._method, tensors)
 
     @cached_property
     def _tensors(self) -> dict[str, tuple[WeightFile, str]]:

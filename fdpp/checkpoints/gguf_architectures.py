@@ -29,6 +29,7 @@ class Architecture:
             merged tensor, which llama.cpp stores as all queries, all keys and all values; None where they agree.
         norm_offset: whether the weights of norms are stored plus 1.
         derive: from the config and the names of the tensors to what else the config holds.
+        old_names: of tensors outside the layers, to the names that ``model`` has for them.
     """
 
     model_type: str
@@ -40,6 +41,7 @@ class Architecture:
     groups: Callable[[Config], Any] | None = None
     norm_offset: bool = False
     derive: Callable[[Config, Collection[str]], Config] = lambda config, tensors: {}
+    old_names: Mapping[str, str] = field(default_factory=dict)
 
 
 _RMS = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
@@ -225,6 +227,7 @@ ARCHITECTURES = {
         derive=lambda config, tensors: {
             "attention_bias": "gpt_neox.layers.0.attention.query_key_value.bias" in tensors
         },
+        old_names={"embed_out": "lm_head"},
     ),
     "bloom": Architecture(
         "bloom",
@@ -280,6 +283,18 @@ _SECOND = (
         ),
     ),
 )
+
+
+# What llama.cpp has no architecture of its own for.
+_WRITTEN_AS = {"mistral": "llama"}
+
+
+def architectures_for(model_type: object) -> list[tuple[str, Architecture]]:
+    """What a model of Hugging Face's type may be written as, by ``general.architecture``: none, one or two."""
+    if isinstance(model_type, str) and (name := _WRITTEN_AS.get(model_type)) is not None:
+        return [(name, ARCHITECTURES[name])]
+    known = [*ARCHITECTURES.items(), *((first, second) for first, _, second in _SECOND)]
+    return [(name, of) for name, of in known if of.model_type == model_type]
 
 
 def architecture_of(name: object, tensors: Collection[str]) -> Architecture:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
+from gguf.gguf_writer import GGUFValue
 from gguf.quants import dequantize
 
 from fdpp.errors import CheckpointError, one_line, prefix_errors
@@ -79,6 +81,11 @@ class GGUFFile:
         with prefix_errors(path):
             self.metadata, self.tensors = _read_header(_Cursor(self._data))
 
+    def pairs(self) -> dict[str, GGUFValue]:
+        """The key/value pairs with their types, and texts as the bytes that they are: to be written again."""
+        cursor = _Cursor(self._data, text=bytes)
+        return _read_pairs(cursor, _read_counts(cursor)[1])
+
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` of a tensor, as a new float32 array ``[stop - start, columns]``."""
         info = self.tensors[name]
@@ -110,11 +117,12 @@ class GGUFFile:
 
 
 class _Cursor:
-    """Reads little-endian values from the front of a buffer, never beyond its end."""
+    """Reads little-endian values from the front of a buffer, never beyond its end; texts become what ``text`` makes."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, text: Callable[[bytes], Any] | None = None) -> None:
         self.data = data
         self.position = 0
+        self._text = text or _decoded
 
     def skip(self, count: int) -> int:
         """Move on by ``count`` bytes and return where they start."""
@@ -128,22 +136,29 @@ class _Cursor:
         layout = "<" + layout
         return struct.unpack_from(layout, self.data, self.skip(struct.calcsize(layout)))
 
-    def string(self) -> str:
+    def string(self) -> bytes:
         (length,) = self.unpack("Q")
         start = self.skip(length)
-        return self.data[start : start + length].decode("utf-8", errors="replace")
+        return self.data[start : start + length]
 
-    def value(self) -> Any:
+    def name(self) -> str:
+        return _decoded(self.string())
+
+    def value(self) -> GGUFValue:
         kind = self.value_type()
         if kind != GGUFValueType.ARRAY:
-            return self.string() if kind == GGUFValueType.STRING else self.unpack(_SCALARS[kind])[0]
+            is_text = kind == GGUFValueType.STRING
+            return GGUFValue(self._text(self.string()) if is_text else self.unpack(_SCALARS[kind])[0], kind)
         element = self.value_type()
         (count,) = self.unpack("Q")
-        if element == GGUFValueType.ARRAY:
+        return GGUFValue(self.elements(element, count), kind, element)
+
+    def elements(self, kind: GGUFValueType, count: int) -> list[Any]:
+        if kind == GGUFValueType.ARRAY:
             raise CheckpointError("nested arrays in the metadata")
-        if element == GGUFValueType.STRING:
-            return [self.string() for _ in range(self.bounded(count, minimum_bytes=8))]
-        dtype = np.dtype("<" + _SCALARS[element])
+        if kind == GGUFValueType.STRING:
+            return [self._text(self.string()) for _ in range(self.bounded(count, minimum_bytes=8))]
+        dtype = np.dtype("<" + _SCALARS[kind])
         return np.frombuffer(self.data, dtype, count, self.skip(count * dtype.itemsize)).tolist() if count else []
 
     def value_type(self) -> GGUFValueType:
@@ -160,7 +175,12 @@ class _Cursor:
         return count
 
 
-def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", errors="replace")
+
+
+def _read_counts(cursor: _Cursor) -> tuple[int, int]:
+    """How many tensors and how many pairs there are."""
     if cursor.unpack("4s") != (b"GGUF",):
         raise CheckpointError("not a GGUF file")
     version, tensor_count, pair_count = cursor.unpack("IQQ")
@@ -169,11 +189,17 @@ def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, TensorInfo]
     for what, count in (("tensors", tensor_count), ("metadata pairs", pair_count)):
         if count > _MAX_ENTRIES:
             raise CheckpointError(f"{what}: expected at most {_MAX_ENTRIES}, got {count}")
-    metadata: dict[str, Any] = {}
-    for _ in range(pair_count):
-        key = cursor.string()
-        metadata[key] = cursor.value()
-    entries = [(cursor.string(), *_read_tensor_entry(cursor)) for _ in range(tensor_count)]
+    return tensor_count, pair_count
+
+
+def _read_pairs(cursor: _Cursor, count: int) -> dict[str, GGUFValue]:
+    return {cursor.name(): cursor.value() for _ in range(count)}
+
+
+def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    tensor_count, pair_count = _read_counts(cursor)
+    metadata = {key: pair.value for key, pair in _read_pairs(cursor, pair_count).items()}
+    entries = [(cursor.name(), *_read_tensor_entry(cursor)) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
         raise CheckpointError(f"general.alignment: expected an integer in 1..{1 << 20}, got {alignment!r:.80}")

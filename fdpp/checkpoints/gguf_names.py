@@ -35,6 +35,20 @@ def tensor_name(architecture: Architecture, name: str) -> str:
     return name
 
 
+def stored_name(architecture: Architecture, name: str) -> str | None:
+    """The GGUF name of a Hugging Face tensor, from which :func:`tensor_name` leads back; None where there is none."""
+    stem, _, suffix = name.rpartition(".")
+    for stored, own in architecture.model.items():
+        if architecture.old_names.get(stem, stem) == own:
+            return f"{stored}.{suffix}"
+    layer, _, part = stem.removeprefix(f"{architecture.layer}.").partition(".")
+    if layer.isdecimal():
+        for stored, own in architecture.parts.items():
+            if part == own:
+                return f"blk.{layer}.{stored}.{suffix}"
+    return None
+
+
 def hugging_face_config(
     metadata: Mapping[str, Any],
     architecture: Architecture,

@@ -1,50 +1,41 @@
-"""How matrices of few bits lie in a Hugging Face directory: GPTQ, AWQ, and "pack-quantized" of compressed-tensors.
+"""How integer matrices lie in a Hugging Face directory: GPTQ, AWQ, "pack-quantized" and "int-quantized".
 
-A converted module has several tensors, its *parts*, in place of its ``weight``. N rows, K columns, G groups of columns.
+N rows, K columns, G groups of columns. The last two are those of compressed-tensors.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fdpp.checkpoints.integer_weights import IntegerMatrix, format_of, unpack
-from fdpp.checkpoints.weight_files import StoredTensor
+from fdpp.checkpoints.quantization_method import Expected, QuantizationMethod
 from fdpp.errors import CheckpointError
 from fdpp.formats import PACKED
 
 _WORDS, _SIZES, _SCALES = ("I32",), ("I64", "I32"), ("F16", "BF16", "F32")
+_EIGHT_BIT_ZERO = 128
 _AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # of eight, in a word of 32 bits from the lowest on
 
 
-class IntegerMethod(ABC):
-    """The parts of converted modules, and what they mean.
+class IntegerMethod(QuantizationMethod):
+    """Codes with a scale, and a code that stands for 0, for each group of columns of a row.
 
     Attributes:
-        codes: the part that holds them.
         order: the part that may name the group of each column.
         bits: of a code.
         group_size: columns of a group; -1 for all of them.
-        needed: the parts that a converted module has.
     """
 
-    codes: ClassVar[str]
-    order: ClassVar[str | None] = None
-
     def __init__(self, bits: int, group_size: int, *others: str) -> None:
+        super().__init__(*others)
         self.bits, self.group_size = bits, group_size
-        self.needed = (self.codes, *others)
 
     @abstractmethod
-    def size(self, codes: tuple[int, int]) -> tuple[int, int]:
-        """(N, K) of a matrix whose codes have this shape."""
-
-    @abstractmethod
-    def expected(self, rows: int, columns: int, groups: int) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    def expected(self, rows: int, columns: int, groups: int) -> Expected:
         """The dtypes that each part may have, and its shape."""
 
     @abstractmethod
@@ -55,25 +46,12 @@ class IntegerMethod(ABC):
     def scales(self, parts: Mapping[str, Tensor]) -> Tensor:
         """``[N, G]``."""
 
-    def checked_size(self, module: str, parts: Mapping[str, StoredTensor]) -> tuple[int, int]:
-        """(N, K) of a module whose parts have the dtypes and shapes that belong together."""
-        for part in self.needed:
-            if part not in parts:
-                raise CheckpointError(f"tensor {module}.{part} is missing")
-        codes = parts[self.codes].shape
-        if len(codes) != 2 or 0 in codes:
-            raise CheckpointError(f"tensor {module}.{self.codes}: expected a matrix, got shape {codes!r:.80}")
-        rows, columns = self.size((codes[0], codes[1]))
+    def expected_of(self, module: str, rows: int, columns: int) -> Expected:
         self.checked_format(module, columns)
-        groups = columns // self._group(columns)
-        for part, (dtypes, shape) in self.expected(rows, columns, groups).items():
-            if part in parts and (parts[part].dtype not in dtypes or parts[part].shape != shape):
-                wanted, came = f"{' or '.join(dtypes)} {shape}", f"{parts[part].dtype} {parts[part].shape!r:.80}"
-                raise CheckpointError(f"tensor {module}.{part}: expected {wanted}, got {came}")
-        return rows, columns
+        return self.expected(rows, columns, columns // self._group(columns))
 
-    def checked_format(self, module: str, columns: int) -> str:
-        """The format that the matrix is packed in."""
+    def checked_format(self, module: str, columns: int) -> str | None:
+        """The format that the matrix is packed in; None where it is unpacked."""
         group = self._group(columns)
         if columns % group or (found := format_of(self.bits, columns, group)) is None:
             block = min(of.block for name, of in PACKED.items() if name.startswith(f"int{self.bits}_"))
@@ -117,7 +95,7 @@ class Gptq(IntegerMethod):
     def size(self, codes: tuple[int, int]) -> tuple[int, int]:
         return codes[1], codes[0] * 32 // self.bits
 
-    def expected(self, rows: int, columns: int, groups: int) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    def expected(self, rows: int, columns: int, groups: int) -> Expected:
         return {
             "qweight": (_WORDS, (self._words(columns), rows)),
             "qzeros": (_WORDS, (groups, self._words(rows))),
@@ -129,7 +107,7 @@ class Gptq(IntegerMethod):
         # A zero of 15 is stored where 16 is meant, which no code of 4 bits has: the sum must not wrap.
         zeros = unpack(parts["qzeros"], self.bits).T.to(torch.int16) + self._zero_offset
         codes = unpack(parts["qweight"].T, self.bits)
-        if self.bits == 8 and not bool((zeros[: len(codes)] == 128).all()):
+        if self.bits == 8 and not bool((zeros[: len(codes)] == _EIGHT_BIT_ZERO).all()):
             raise CheckpointError(f"tensor {module}.qzeros: expected 128 as the zero of codes of 8 bits, got others")
         return codes, zeros.to(torch.uint8)
 
@@ -148,7 +126,7 @@ class Awq(IntegerMethod):
     def size(self, codes: tuple[int, int]) -> tuple[int, int]:
         return codes[1] * 8, codes[0]
 
-    def expected(self, rows: int, columns: int, groups: int) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    def expected(self, rows: int, columns: int, groups: int) -> Expected:
         return {
             "qweight": (_WORDS, (columns, rows // 8)),
             "qzeros": (_WORDS, (groups, rows // 8)),
@@ -181,7 +159,7 @@ class PackQuantized(IntegerMethod):
     def size(self, codes: tuple[int, int]) -> tuple[int, int]:
         return codes[0], codes[1] * 32 // self.bits
 
-    def expected(self, rows: int, columns: int, groups: int) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    def expected(self, rows: int, columns: int, groups: int) -> Expected:
         return {
             "weight_packed": (_WORDS, (rows, self._words(columns))),
             "weight_scale": (_SCALES, (rows, groups)),
@@ -200,3 +178,30 @@ class PackQuantized(IntegerMethod):
 
     def scales(self, parts: Mapping[str, Tensor]) -> Tensor:
         return parts["weight_scale"]
+
+
+class IntQuantized(IntegerMethod):
+    """compressed-tensors' "int-quantized": a signed byte for each element, a scale for each row or one for all."""
+
+    codes, ignored = "weight", ("input_scale", "input_zero_point")
+
+    def __init__(self, has_row_scales: bool) -> None:
+        super().__init__(8, -1, "weight_scale")
+        self._has_row_scales = has_row_scales
+
+    def size(self, codes: tuple[int, int]) -> tuple[int, int]:
+        return codes
+
+    def checked_format(self, module: str, columns: int) -> str | None:
+        return format_of(self.bits, columns, columns)
+
+    def expected(self, rows: int, columns: int, groups: int) -> Expected:
+        scales = (rows, 1) if self._has_row_scales else (1,)
+        return {"weight": (("I8",), (rows, columns)), "weight_scale": (_SCALES, scales)}
+
+    def codes_and_zeros(self, module: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        codes = parts["weight"].view(torch.uint8) ^ _EIGHT_BIT_ZERO
+        return codes, torch.full((len(codes), 1), _EIGHT_BIT_ZERO, dtype=torch.uint8, device="cpu")
+
+    def scales(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return parts["weight_scale"].reshape(-1, 1).expand(len(parts["weight"]), 1)

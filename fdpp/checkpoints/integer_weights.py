@@ -41,6 +41,11 @@ class IntegerMatrix:
     zeros: Tensor
     groups: Tensor
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.codes.shape
+        return rows, columns
+
     def read_into(self, out: Tensor) -> None:
         """Write the values into ``out``, rounded to float32 and to its dtype."""
         step = max(1, _BLOCK_ELEMENTS // len(self.groups))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 from math import prod
 
 import torch
@@ -26,6 +28,15 @@ _DERIVED = (
 
 _CACHE_LINE = 64
 
+
+class Keep(IntEnum):
+    """Whether matrices of few bits stay as they are stored."""
+
+    NOTHING = 0
+    WHAT_CAN_BE = 1  # and a warning where that is nothing
+    ALL = 2  # or an error
+
+
 Progress = Callable[[int, int, str], None]
 """Called with the number of tensors loaded, their number in all, and the name of the next one or the last one."""
 
@@ -36,17 +47,20 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None = None,
-    stored: bool = False,
+    stored: int = Keep.NOTHING,
 ) -> None:
     """Read, convert and merge the weights, one tensor at a time. **Mutates** the weights, which get their values.
 
     Args:
-        stored: matrices of few bits are packed as they are stored, on the CPU; otherwise their values are converted.
+        stored: a :class:`Keep`; unless it is ``NOTHING``, matrices of few bits are packed as they are stored, on the
+            CPU. The values of others are converted.
 
     Raises:
         CheckpointError: a tensor is missing, superfluous, of the wrong shape or not finite in ``dtype``, or all of them
             together exceed the memory. Shapes are checked before anything is allocated.
     """
+    if stored and checkpoint.only_values is not None:
+        _say_unpacked(checkpoint.only_values, dtype, stored)
     _check_shapes(checkpoint, weights)
     for weight in weights:
         weight.packing = _packing(checkpoint, weight, dtype) if stored else None
@@ -76,17 +90,31 @@ def load_weights(
         progress(done, len(sources), sources[-1])
 
 
-def keeps_stored(weights: str | None, device: torch.device) -> bool:
-    """What ``LLM(weights=...)`` stands for on a device: whether matrices stay as they are stored.
+def _say_unpacked(kind: str, dtype: torch.dtype, stored: int) -> None:
+    if stored == Keep.ALL:
+        raise CheckpointError(f"weights: expected 'dequantised' with {kind}, which has no packed form, got 'stored'")
+    name = str(dtype).removeprefix("torch.")
+    warnings.warn(
+        f"{kind} has no packed form: weights are unpacked to {name} (weights='dequantised' asks for that)", stacklevel=4
+    )
+
+
+def keeps_stored(weights: str | None, device: torch.device, dtype: torch.dtype) -> Keep:
+    """What ``LLM(weights=...)`` stands for on a device, whose kernels for packed weights may not take every dtype.
 
     Raises:
         RequestError: it is none of the choices, or one that the device does not have.
     """
     if weights not in (None, "stored", "dequantised"):
         raise RequestError(f"weights: expected 'stored' or 'dequantised', got {show(weights)}")
-    if weights == "stored" and device.type != "cpu":
-        raise RequestError("weights: expected 'dequantised' on a GPU, which has no kernels for packed weights yet")
-    return weights != "dequantised" and device.type == "cpu"
+    has_kernels = device.type == "cpu" or dtype != torch.float32
+    if weights == "stored" and not has_kernels:
+        raise RequestError(
+            "weights: expected 'dequantised' with float32 on a GPU, whose kernels have none, got 'stored'"
+        )
+    if weights == "dequantised" or not has_kernels:
+        return Keep.NOTHING
+    return Keep.ALL if weights == "stored" else Keep.WHAT_CAN_BE
 
 
 def _packing(checkpoint: Checkpoint, weight: Weight, dtype: torch.dtype) -> Packing | None:
@@ -148,7 +176,10 @@ def _room(weights: Sequence[Weight], dtype: torch.dtype, device: torch.device) -
     pieces = dict(zip(map(id, cut), block.split(sizes), strict=True)) if cut else {}
     for weight in weights:
         if (piece := pieces.get(id(weight))) is None:
-            yield torch.empty(weight.shape, dtype=weight.dtype or dtype, device="cpu")
+            if weight.packing is not None:
+                yield torch.empty(_bytes(weight, dtype), dtype=torch.uint8, device="cpu")
+            else:
+                yield torch.empty(weight.shape, dtype=weight.dtype or dtype, device="cpu")
         else:
             piece = piece[: _bytes(weight, dtype)]
             yield piece if weight.packing else piece.view(dtype).view(weight.shape)

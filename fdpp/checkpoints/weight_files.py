@@ -16,7 +16,7 @@ from fdpp.errors import CheckpointError, one_line
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int32: "I32", torch.int64: "I64",
+    torch.int32: "I32", torch.int64: "I64", torch.int8: "I8", torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3",
 }  # fmt: skip
 
 

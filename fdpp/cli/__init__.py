@@ -15,7 +15,7 @@ import traceback
 from typing import NoReturn
 
 from fdpp import __version__
-from fdpp.cli import bench, calibrate, chat, explain, generate, info, tune
+from fdpp.cli import bench, calibrate, chat, explain, generate, info, quantize, tune
 from fdpp.errors import FdppError, one_line
 from fdpp.working_directory import existing_directory
 
@@ -27,6 +27,7 @@ COMMANDS = {
     "tune": tune,
     "calibrate": calibrate,
     "bench": bench,
+    "quantize": quantize,
 }
 
 EXIT_ERROR = 2

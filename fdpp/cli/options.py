@@ -66,8 +66,8 @@ def add_model(parser: argparse.ArgumentParser, phi: bool = True, is_required: bo
     group.add_argument(
         "--weights",
         choices=("stored", "dequantised"),
-        help="multiply with matrices of few bits as they are stored, or unpack them to --dtype (default: stored "
-        "on a CPU, dequantised on a GPU)",
+        help="multiply with matrices of few bits as they are stored, or unpack them to --dtype (default: stored, "
+        "but for float32 on a GPU)",
     )
     group.add_argument(
         "--threads", type=integer(1, MAX_THREADS), metavar="N", help="CPU threads (default: torch's number)"

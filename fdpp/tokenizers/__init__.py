@@ -39,6 +39,11 @@ class Tokenizer:
         self.decode = Detokenizer(self._decode, self._special_tokens(), self._continuations())
 
     @property
+    def pretrained(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of transformers."""
+        return self._tokenizer
+
+    @property
     def eos_token_id(self) -> int | None:
         return self._tokenizer.eos_token_id
 

@@ -250,7 +250,7 @@ def refused(folders, method, tmp_path, message, config=None, tensors=None):
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("gptq", {"quant_method": "fp8"}, "expected quant_method 'awq' or 'compressed-tensors' or 'gptq', got 'fp8'"),
+        ("gptq", {"quant_method": "hqq"}, "'awq' or 'compressed-tensors' or 'fp8' or 'gptq', got 'hqq'"),
         ("gptq", {"quant_method": None}, "got None"),
         ("gptq", {"quant_method": ["gptq"]}, "got ['gptq']"),
         ("gptq", {"quant_method": "x\n" * 999}, "expected quant_method"),
@@ -280,7 +280,7 @@ def refused(folders, method, tmp_path, message, config=None, tensors=None):
         ("awq", {"version": "gemv"}, "expected version 'gemm' or 'GEMM', got 'gemv'"),
         ("awq", {"group_size": 48}, "expected groups of a multiple of 32"),
         ("awq", {"quant_method": "gptq", "checkpoint_format": "gptq"}, "expected"),
-        ("pack-quantized", {"format": "marlin-24"}, "expected format 'pack-quantized', got 'marlin-24'"),
+        ("pack-quantized", {"format": "marlin-24"}, "or 'pack-quantized', got 'marlin-24'"),
         ("pack-quantized", {"config_groups": {}}, "expected config_groups with one group, got {}"),
         ("pack-quantized", {"config_groups": None}, "expected config_groups with one group, got None"),
         ("pack-quantized", {"config_groups": {"a": {}, "b": {}}}, "expected config_groups with one group"),
