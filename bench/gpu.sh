@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in one command on a machine that has one:
 #
-#   bench/gpu.sh                        # build, tests, linear, step, attention, generate, sanitizer
+#   bench/gpu.sh                        # build, tests, linear, quantised, step, attention, generate, sanitizer
 #   bench/gpu.sh build tests            # some of it
 #   OUT=/tmp/results bench/gpu.sh       # results elsewhere than in bench/results
 #
@@ -62,7 +62,8 @@ sanitizer() {
     cases+=("tests/ops/test_attention_parity.py::test_random_case[cuda-$seed]")
   done
   # Every configuration and epilogue of the linear layers; every layout of caches.
-  cases+=(tests/ops/test_linear.py::test_epilogues tests/ops/test_fused.py::test_rope_append -k cuda)
+  cases+=(tests/ops/test_linear.py::test_epilogues tests/ops/test_fused.py::test_rope_append)
+  cases+=(tests/ops/test_quantized.py::test_products -k cuda)
   # Every tensor gets memory of its own: what lies beyond it is not another tensor of a pool.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   for check in memcheck racecheck synccheck initcheck; do
@@ -74,6 +75,11 @@ sanitizer() {
 # The table that it measures first ships once it lies in fdpp/dataflow_tables.
 linear() {
   "$PYTHON" bench/linear.py --device cuda --tune --out "$OUT"
+}
+
+# Packed weights beside 16-bit ones.
+quantised() {
+  "$PYTHON" bench/quantised.py --device cuda --out "$OUT"
 }
 
 attention() {
@@ -92,15 +98,15 @@ generate() {
 
 preflight
 if [ $# -eq 0 ]; then
-  set -- build tests linear step attention
+  set -- build tests linear quantised step attention
   if has_models; then set -- "$@" generate; else echo "generate is left out: it needs what loads models"; fi
   set -- "$@" sanitizer  # last: it is slow
 fi
 failed=()
 for step in "$@"; do
   case $step in
-    build | tests | linear | step | attention | generate | sanitizer) ;;
-    *) fail "no step $step; there are build, tests, linear, step, attention, generate, sanitizer" ;;
+    build | tests | linear | quantised | step | attention | generate | sanitizer) ;;
+    *) fail "no step $step; there are build, tests, linear, quantised, step, attention, generate, sanitizer" ;;
   esac
   echo "== $step"
   # A subshell of its own keeps its -e, which a condition would switch off.

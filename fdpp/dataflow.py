@@ -1,8 +1,9 @@
 """The heuristic dataflow: which implementation a linear layer takes, from measured tables.
 
-A table is a CSV file with one row per (device, dtype, N, K, M): the fastest implementation, its configuration, and what
-was measured. Shipped tables lie in ``fdpp/dataflow_tables``; the user's own table (``fdpp tune`` writes it) wins over
-them. Shapes without a row follow a rule (csrc/common/dataflow.h). The look-up itself is C++.
+A table is a CSV file with one row per (device, dtype, format, N, K, M): the fastest implementation, its configuration,
+and what was measured. The format is that of a packed weight, and empty for others. Shipped tables lie in
+``fdpp/dataflow_tables``; the user's own table (``fdpp tune`` writes it) wins over them. Shapes without a row follow a
+rule (csrc/common/dataflow.h). The look-up itself is C++.
 
 Tables know a GPU as ``cuda:<name>`` or ``hip:<name>``, and a processor by its maker, family, model and instruction set.
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdpp import library
+from fdpp._host import WEIGHT_FORMATS
 from fdpp.dtypes import NAMES, dtype_name
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ GPU_BACKENDS = ("cuda", "hip", "simt")
 SHIPPED = Path(__file__).parent / "dataflow_tables"
 IMPLEMENTATIONS = {"gemv": "A, GEMV", "flat_gemm": "B, flat GEMM", "aten": "C, the vendor's GEMM"}
 MAX_ROWS = 100_000
+FORMATS = ("", *WEIGHT_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Row:
     """One measurement: the winner for a shape on a device.
 
     ``microseconds`` is its median, ``gbps`` the weights' bytes over it (1e9 bytes/s), ``ratio_to_aten`` the vendor's
-    median over it (above 1: faster than the vendor), ``error`` its largest error relative to the largest result.
+    median over it (above 1: faster than the vendor, who for a packed weight unpacks it first), ``error`` its largest
+    error relative to the largest result, ``format`` that of the weight (:mod:`fdpp.formats`), empty for plain ones.
     """
 
     device: str
@@ -54,13 +58,19 @@ class Row:
     gbps: float
     ratio_to_aten: float
     error: float
+    format: str = ""
 
     @property
-    def key(self) -> tuple[str, str, int, int, int]:
-        return self.device, self.dtype, self.N, self.K, self.M
+    def layer(self) -> tuple[str, str, str, int, int]:
+        return self.device, self.dtype, self.format, self.N, self.K
+
+    @property
+    def key(self) -> tuple[tuple[str, str, str, int, int], int]:
+        return self.layer, self.M
 
 
 COLUMNS = [field.name for field in fields(Row)]
+PLAIN_COLUMNS = COLUMNS[:-1]  # of tables from before there were formats
 _PARSERS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
 
 
@@ -91,28 +101,29 @@ def read_table(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.reader(line for line in file if not line.startswith("#"))
         header = next(reader, None)
-        if header != COLUMNS:
+        if header not in (COLUMNS, PLAIN_COLUMNS):
             raise ValueError(f"{path}: the first line must be {','.join(COLUMNS)}; got {','.join(header or [])!r:.200}")
         rows: dict[tuple[object, ...], Row] = {}
         for number, cells in enumerate(reader, start=2):
             if len(rows) >= MAX_ROWS:
                 raise ValueError(f"{path}: more than {MAX_ROWS} rows")
-            row = _parse(cells, f"{path}, row {number}")
+            row = _parse(cells, len(header), f"{path}, row {number}")
             rows[row.key] = row
     return list(rows.values())
 
 
-def _parse(cells: list[str], where: str) -> Row:
-    if len(cells) != len(COLUMNS):
-        raise ValueError(f"{where}: expected {len(COLUMNS)} columns, got {len(cells)}")
+def _parse(cells: list[str], columns: int, where: str) -> Row:
+    if len(cells) != columns:
+        raise ValueError(f"{where}: expected {columns} columns, got {len(cells)}")
     try:
-        row = Row(*(_PARSERS[str(field.type)](cell) for field, cell in zip(fields(Row), cells, strict=True)))
+        row = Row(*(_PARSERS[str(field.type)](cell) for field, cell in zip(fields(Row), cells, strict=False)))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    known_dtype = row.dtype in NAMES
-    configs = _flat_gemm_configs(row) if row.impl == "flat_gemm" and known_dtype else 0
+    known = row.dtype in NAMES and row.format in FORMATS
+    configs = _flat_gemm_configs(row) if row.impl == "flat_gemm" and known else 0
     problems = {
-        f"dtype {row.dtype!r} (expected float32, bfloat16 or float16)": not known_dtype,
+        f"dtype {row.dtype!r} (expected float32, bfloat16 or float16)": row.dtype not in NAMES,
+        f"format {row.format!r:.80} (expected {', '.join(filter(None, FORMATS))}, or none)": row.format not in FORMATS,
         f"impl {row.impl!r} (expected {', '.join(IMPLEMENTATIONS)})": row.impl not in IMPLEMENTATIONS,
         f"N={row.N}, K={row.K}, M={row.M} (expected 1 .. 2^31)": not all(
             1 <= n <= 2**31 for n in (row.N, row.K, row.M)
@@ -121,7 +132,10 @@ def _parse(cells: list[str], where: str) -> Row:
         "figures (expected finite numbers, not negative)": not all(
             0 <= figure < math.inf for figure in (row.microseconds, row.gbps, row.ratio_to_aten, row.error)
         ),
-        f"flat_gemm at M={row.M} (at most 64)": row.impl == "flat_gemm" and row.M > 64,
+        f"flat_gemm at M={row.M} (at most 64)": row.impl == "flat_gemm" and not row.format and row.M > 64,
+        "gemv of a packed weight on a GPU": row.impl == "gemv"
+        and bool(row.format)
+        and _backend_of(row.device) != "cpu",
     }
     for problem, holds in problems.items():
         if holds:
@@ -144,7 +158,7 @@ def _libraries() -> dict[str, Library]:
 def _flat_gemm_configs(row: Row) -> int:
     """How many configurations there are for a row's device; any number where its library is not here to ask."""
     found = _libraries().get(_backend_of(row.device))
-    return found.flat_gemm_configs(row.dtype) if found else MAX_ROWS
+    return found.flat_gemm_configs(row.dtype, format=row.format) if found else MAX_ROWS
 
 
 def write_table(path: Path, rows: list[Row], comment: str) -> None:
@@ -198,7 +212,10 @@ def install() -> None:
     for device, mine in rows.items():
         owner = libraries.get(_backend_of(device))
         if owner and (owner is not libraries["cpu"] or device == processor):
-            owner.set_table(device, [(row.dtype, row.N, row.K, row.M, row.impl, row.config) for row in mine.values()])
+            owner.set_table(
+                device,
+                [(row.dtype, row.N, row.K, row.M, row.impl, row.config, row.format) for row in mine.values()],
+            )
     set_batch_invariant(_batch_invariant)
 
 
@@ -271,7 +288,9 @@ def library_of(device: str) -> tuple[Library, int]:
     return library.load(vendor), int(index or 0)
 
 
-def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", device: str = "cpu") -> str:
+def explain(
+    N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", device: str = "cpu", weight_format: str = ""
+) -> str:
     """Which implementation ``linear`` takes for ``x [M, K]`` and ``weight [N, K]``, and why: a few lines of text.
 
     Args:
@@ -280,36 +299,53 @@ def explain(N: int, K: int, M: int, dtype: str | torch.dtype = "bfloat16", devic
         M: rows of x.
         dtype: a dtype of torch, or its name.
         device: a torch device, as :func:`library_of` takes it.
+        weight_format: that of a packed weight, which ``quantized_linear`` takes; empty for one in ``dtype``.
 
     Raises:
-        ValueError: an unknown dtype or device, or a size below 1.
+        ValueError: an unknown dtype, device or format, or a size below 1 or that the format does not have.
     """
     if min(N, K, M) < 1:
         raise ValueError(f"N, K and M must be at least 1; got {N}, {K}, {M}")
+    check_format(weight_format, K)
     dtype = dtype_name(dtype)
     found, index = library_of(device)
-    choice, name = found.choice(dtype, N, K, M, index), found.device_name(index)
+    choice, name = found.choice(dtype, N, K, M, index, weight_format), found.device_name(index)
     config = f", configuration {choice['config']}" if choice["config"] >= 0 else ""
-    what = f"{dtype} [M={M}, K={K}] x [N={N}, K={K}]^T on {name}: {IMPLEMENTATIONS[choice['impl']]}{config}"
-    return f"{what}\n{_reason(choice, name, dtype, N, K, M)}"
+    weight = f"[N={N}, K={K}]^T" + (f" in {weight_format}" if weight_format else "")
+    what = f"{dtype} [M={M}, K={K}] x {weight} on {name}: {IMPLEMENTATIONS[choice['impl']]}{config}"
+    return f"{what}\n{_reason(choice, (name, dtype, weight_format, N, K), M)}"
 
 
-def _reason(choice: Choice, device: str, dtype: str, N: int, K: int, M: int) -> str:
+def check_format(name: str, K: int) -> None:
+    """Refuse a format of packed weights that is none, or that has no rows of ``K`` columns; empty: a plain weight.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(filter(None, FORMATS))}; got {name!r:.80}")
+    block = 32 * WEIGHT_FORMATS[name]["groups"] if name else 1
+    if K % block:
+        raise ValueError(f"columns of {name} must be a multiple of {block}; got {K}")
+
+
+def _reason(choice: Choice, layer: tuple[str, str, str, int, int], M: int) -> str:
+    device, dtype, weight_format, _, K = layer
     if choice["source"] == "batch_invariant":
         return "for all M, as results are to be batch-invariant"
     if choice["source"] == "rule":
         why = "by rule: no table has a row of this device for this shape at this M or above (`fdpp tune` writes one)"
-        if device.partition(":")[0] in GPU_BACKENDS and choice["impl"] == "aten":
+        if _backend_of(device) != "cpu" and choice["impl"] == "aten":
             if dtype == "float32":
                 return f"{why}; the kernels for GPUs take float16 and bfloat16"
-            if K % 8:
+            if K % 8 and not weight_format:
                 return f"{why}; K is no multiple of 8, which the kernels for GPUs would read element by element"
         return why
     rows = [
         (row.M, path != user_table(), path, row)
         for path, table in tables().items()
         for row in table
-        if row.key[:4] == (device, dtype, N, K) and row.M >= M
+        if row.layer == layer and row.M >= M
     ]
     if not rows:
         return "by a table that was installed and has changed or gone since"

@@ -76,7 +76,7 @@ def test_every_implementation_gives_the_product(user_table):
         torch.testing.assert_close(ops.linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-5)
 
 
-GOOD = f"{DEVICE},float32,72,48,4,flat_gemm,1,10.0,1.0,1.5,1e-07"
+GOOD = f"{DEVICE},float32,72,48,4,flat_gemm,1,10.0,1.0,1.5,1e-07,"
 BAD_TABLES = {
     "empty": "",
     "no header": GOOD,
@@ -91,6 +91,8 @@ BAD_TABLES = {
     "a configuration without flat GEMM": f"{HEADER}\n{GOOD.replace('flat_gemm', 'gemv')}",
     "a time that is no number": f"{HEADER}\n{GOOD.replace('10.0', 'nan')}",
     "a negative error": f"{HEADER}\n{GOOD.replace('1e-07', '-1')}",
+    "unknown format": f"{HEADER}\n{GOOD}q9",
+    "a configuration that a format does not have": f"{HEADER}\n{GOOD}q4_0",
     "binary": "\x00\xff\x01" * 50,
 }
 
@@ -221,3 +223,65 @@ def test_tuning_refuses_what_a_gpu_does_not_take(user_table):
 def test_tuning_refuses_absurd_shapes(user_table):
     with pytest.raises(ValueError, match="8 GiB"):
         tuning.tune([(1 << 20, 1 << 20)])
+
+
+def packed_row(**changes) -> dataflow.Row:
+    return row(**(dict(K=256, impl="gemv", config=-1, format="q4_k") | changes))
+
+
+def test_formats_have_rows_of_their_own(user_table):
+    rows = [packed_row(M=16), packed_row(M=64, impl="aten"), row(K=256, M=16, impl="aten", config=-1)]
+    dataflow.write_table(user_table, rows, "")
+    dataflow.install()
+    find = library.load().choice
+    assert find("float32", 72, 256, 9, format="q4_k") == {"impl": "gemv", "config": -1, "source": "table"}
+    assert find("float32", 72, 256, 40, format="q4_k")["impl"] == "aten"
+    assert find("float32", 72, 256, 9)["impl"] == "aten"
+    assert find("float32", 72, 256, 9, format="q6_k") == {"impl": "flat_gemm", "config": -1, "source": "rule"}
+    assert find("float32", 72, 256, 2, format="q6_k")["impl"] == "gemv"
+    assert "in q4_k" in dataflow.explain(72, 256, 9, "float32", weight_format="q4_k")
+    assert "measured at M=16" in dataflow.explain(72, 256, 9, "float32", weight_format="q4_k")
+
+
+@pytest.mark.parametrize("impl", ["gemv", "flat_gemm", "aten"])
+def test_every_implementation_gives_the_product_with_a_packed_weight(user_table, impl):
+    dataflow.write_table(user_table, [packed_row(M=8, impl=impl), packed_row(M=8, N=40, impl="flat_gemm")], "")
+    dataflow.install()
+    parts = [tuning.random_packed("q4_k", n, 256, seed=n) for n in (72, 40)]
+    weight, layout, x = torch.cat(parts), "q4_k:72,q4_k:40", torch.randn(5, 256)
+    values = ops.dequantize_rows(weight, layout, 256, torch.arange(112))
+    residual = torch.randn(5, 112)
+    result = ops.quantized_linear(x, weight, layout, residual=residual)
+    torch.testing.assert_close(result, x @ values.T + residual, rtol=1e-3, atol=1e-4)
+
+
+def test_a_table_from_before_there_were_formats(user_table):
+    plain = row(M=4, impl="aten", config=-1)
+    cells = ",".join(str(getattr(plain, name)) for name in dataflow.PLAIN_COLUMNS)
+    user_table.write_text(",".join(dataflow.PLAIN_COLUMNS) + f"\n{cells}\n")
+    assert dataflow.read_table(user_table) == [plain]
+
+
+def test_explain_refuses_what_is_no_format():
+    with pytest.raises(ValueError, match="format must be one of q4_0, .* got 'q9'"):
+        dataflow.explain(16, 256, 1, weight_format="q9")
+    with pytest.raises(ValueError, match="columns of q4_k must be a multiple of 256; got 96"):
+        dataflow.explain(16, 96, 1, weight_format="q4_k")
+
+
+def test_tuning_measures_formats_where_they_have_rows(user_table):
+    tuning.tune([(24, 32), (24, 256)], rows=[1, 9], formats=["q4_k", "q8_0"], seconds=0.01)
+    found = {(r.format, r.K, r.M) for r in dataflow.read_table(user_table)}
+    assert found == {(name, k, m) for name, k in (("q8_0", 32), ("q8_0", 256), ("q4_k", 256)) for m in (1, 9)}
+    assert all(r.error < 0.02 for r in dataflow.read_table(user_table))
+    assert library.load().choice("bfloat16", 24, 256, 9, format="q4_k")["source"] == "table"
+    with pytest.raises(ValueError, match="columns of q4_k"):
+        tuning.tune([(24, 32)], formats=["q4_k"])
+    with pytest.raises(ValueError, match="format must be one of"):
+        tuning.tune([(24, 32)], formats=["q9"])
+
+
+@pytest.mark.parametrize("format", tuning.PACKED)
+def test_random_packed_weights_have_values_of_a_size(format):
+    values = ops.dequantize_rows(tuning.random_packed(format, 40, 1024, 1), f"{format}:40", 1024, torch.arange(40))
+    assert values.isfinite().all() and 0.01 < values.std() * 1024**0.5 < 10

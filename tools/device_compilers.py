@@ -72,6 +72,15 @@ def has_kernels(vendor: str, architecture: str) -> bool:
     return architecture in HIP_ARCHITECTURES if vendor == "hip" else float(architecture) >= 8.0
 
 
+def virtual_architecture(major: str) -> str:
+    """Whose PTX the code for a compute capability is made from.
+
+    The sources tell those before 9.0 from those since (csrc/cuda/nvidia.h), and nothing else: one front end serves
+    several architectures.
+    """
+    return "compute_90" if int(major) >= 9 else "compute_80"
+
+
 def cuda_compiler(gpus: Sequence[str]) -> DeviceCompiler:
     """nvcc from CUDA_HOME or CUDA_PATH, else the pinned one of this environment, else from PATH.
 
@@ -110,9 +119,9 @@ def cuda_compiler(gpus: Sequence[str]) -> DeviceCompiler:
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)
         if match is None:
             sys.exit(f"{ARCHITECTURE_LISTS['cuda']}: numbers such as 8.0 or 9.0a+PTX, please; got {arch!r}")
-        name = "".join(match.group(1, 2, 3))
-        flags += ["-gencode", f"arch=compute_{name},code=sm_{name}"]
-        flags += ["-gencode", f"arch=compute_{name},code=compute_{name}"] if match[4] else []
+        name, virtual = "".join(match.group(1, 2, 3)), virtual_architecture(match[1])
+        flags += ["-gencode", f"arch={virtual},code=sm_{name}"]
+        flags += ["-gencode", f"arch={virtual},code={virtual}"] if match[4] else []
     threads = ["--threads", os.environ["NVCC_THREADS"]] if os.environ.get("NVCC_THREADS") else []
     command = [nvcc, *FLAGS, "-Xcompiler", "-fPIC,-fvisibility=hidden", *flags, *threads]
     return DeviceCompiler(command, wanted, [str(runtime), "-ldl", "-lrt", "-lpthread"])

@@ -6,15 +6,15 @@ namespace fdpp {
 
 DataflowTable::DataflowTable(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
-    steps_[{static_cast<int>(row.dtype), row.N, row.K}].push_back({row.M, row.impl, row.config});
+    steps_[{static_cast<int>(row.dtype), row.format, row.N, row.K}].push_back({row.M, row.impl, row.config});
   }
   for (auto& [shape, steps] : steps_) {
     std::sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.M < b.M; });
   }
 }
 
-std::optional<Choice> DataflowTable::find(DType dtype, int64_t N, int64_t K, int64_t M) const {
-  const auto shape = steps_.find({static_cast<int>(dtype), N, K});
+std::optional<Choice> DataflowTable::find(DType dtype, int64_t N, int64_t K, int64_t M, int format) const {
+  const auto shape = steps_.find({static_cast<int>(dtype), format, N, K});
   if (shape == steps_.end()) return std::nullopt;
   const auto& steps = shape->second;
   const auto step = std::lower_bound(steps.begin(), steps.end(), M, [](const Step& s, int64_t m) { return s.M < m; });
@@ -41,6 +41,12 @@ Choice gpu_rule(const GpuFacts& facts, DType dtype, int64_t K, int64_t M) {
   if (M == 1 || (hidden && M <= kMostGemvRows)) return {Impl::gemv, -1, Source::rule};
   if (M <= kMostFlatRows) return {Impl::flat_gemm, -1, Source::rule};
   return {Impl::aten, -1, Source::rule};
+}
+
+Choice packed_cpu_rule(int64_t M) { return {M <= 2 ? Impl::gemv : Impl::flat_gemm, -1, Source::rule}; }
+
+Choice packed_gpu_rule(DType dtype, int64_t M) {
+  return {dtype == DType::f32 || M > 64 ? Impl::aten : Impl::flat_gemm, -1, Source::rule};
 }
 
 }  // namespace fdpp

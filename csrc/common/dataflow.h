@@ -32,7 +32,9 @@ struct Choice {
   Source source;
 };
 
-// Rows measured on one device. For each (dtype, N, K) the choices at increasing M.
+constexpr int kPlain = -1;  // a weight in the dtype of x; otherwise the number of its WeightFormat
+
+// Rows measured on one device. For each (dtype, format, N, K) the choices at increasing M.
 class DataflowTable {
  public:
   struct Row {
@@ -40,13 +42,14 @@ class DataflowTable {
     int64_t N, K, M;
     Impl impl;
     int config;
+    int format = kPlain;
   };
 
   explicit DataflowTable(const std::vector<Row>& rows);
 
   // The choice at the smallest measured M that is not below the given one; none beyond the largest measured M, and for
   // shapes that were never measured.
-  std::optional<Choice> find(DType dtype, int64_t N, int64_t K, int64_t M) const;
+  std::optional<Choice> find(DType dtype, int64_t N, int64_t K, int64_t M, int format = kPlain) const;
 
  private:
   struct Step {
@@ -54,7 +57,7 @@ class DataflowTable {
     Impl impl;
     int config;
   };
-  std::map<std::tuple<int, int64_t, int64_t>, std::vector<Step>> steps_;
+  std::map<std::tuple<int, int, int64_t, int64_t>, std::vector<Step>> steps_;
 };
 
 // The rules for shapes without a measurement.
@@ -84,5 +87,11 @@ struct GpuFacts {
   double multiplies;  // float32 multiplications and additions per second, on the vector units
 };
 Choice gpu_rule(const GpuFacts& facts, DType dtype, int64_t K, int64_t M);
+
+// Of packed weights. On a processor the GEMV keeps the sums of two rows of x in registers; the flat GEMM unpacks a
+// weight once for all of them, and multiplies integers faster than the vendor's GEMM multiplies floats. On a GPU 4 bits arrive
+// sooner than vector units have multiplied them, and beyond 64 rows the vendor's GEMM is worth unpacking the weight.
+Choice packed_cpu_rule(int64_t M);
+Choice packed_gpu_rule(DType dtype, int64_t M);
 
 }  // namespace fdpp

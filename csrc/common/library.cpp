@@ -8,7 +8,9 @@ namespace fdpp {
 
 std::string Library::device_name(int device) const { return linear_device(device); }
 
-int Library::flat_gemm_configs(int device, DType dtype) const { return fdpp::flat_gemm_configs(device, dtype); }
+int Library::flat_gemm_configs(int device, DType dtype, int format) const {
+  return fdpp::flat_gemm_configs(device, dtype, format);
+}
 
 void Library::set_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows) const {
   set_linear_table(device_name, rows);
@@ -16,9 +18,11 @@ void Library::set_table(const std::string& device_name, const std::vector<Datafl
 
 void Library::clear_tables() const { clear_linear_tables(); }
 
-Choice Library::choice(int device, DType dtype, int64_t N, int64_t K, int64_t M) const {
-  return choose_linear(device, dtype, N, K, M);
+Choice Library::choice(int device, DType dtype, int64_t N, int64_t K, int64_t M, int format) const {
+  return choose_linear(device, dtype, N, K, M, format);
 }
+
+void Library::force_packed_choice(const std::optional<Choice>& choice) const { fdpp::force_packed_choice(choice); }
 
 void Library::set_batch_invariant(bool on) const { fdpp::set_batch_invariant(on); }
 

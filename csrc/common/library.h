@@ -4,6 +4,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,10 +45,11 @@ class Library {
 
   // Linear layers. Devices have a number: that of the GPU, 0 for the CPU.
   virtual std::string device_name(int device) const;  // as tables name it; of a GPU, this starts its driver
-  virtual int flat_gemm_configs(int device, DType dtype) const;
+  virtual int flat_gemm_configs(int device, DType dtype, int format) const;
   virtual void set_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows) const;
   virtual void clear_tables() const;
-  virtual Choice choice(int device, DType dtype, int64_t N, int64_t K, int64_t M) const;
+  virtual Choice choice(int device, DType dtype, int64_t N, int64_t K, int64_t M, int format) const;
+  virtual void force_packed_choice(const std::optional<Choice>& choice) const;  // see common/linear_choice.h
   virtual void set_batch_invariant(bool on) const;
   virtual void set_tokens_per_row(int64_t count) const;  // of this thread: see common/linear_choice.h
 

@@ -19,6 +19,7 @@ constexpr int kMaxDevices = 64;
 
 std::atomic<bool> batch_invariant{false};
 thread_local int64_t tokens_per_row = 1;
+thread_local std::optional<Choice> forced;
 
 // The tables in force. A look-up reads one pointer, so tables that were replaced stay alive (they are few and small).
 // The name of a device is asked for at its first look-up: asking may start a GPU's driver.
@@ -52,7 +53,7 @@ class Tables {
     const std::lock_guard lock(mutex_);
     std::vector<DataflowTable::Row> rows = rows_[name];
     const auto left_out = std::erase_if(rows, [&](const DataflowTable::Row& row) {
-      return row.impl == Impl::flat_gemm && row.config >= flat_gemm_configs(device, row.dtype);
+      return row.impl == Impl::flat_gemm && row.config >= flat_gemm_configs(device, row.dtype, row.format);
     });
     if (left_out > 0) {
       std::fprintf(
@@ -77,12 +78,15 @@ Tables& tables() {
 }
 
 void check(const DataflowTable::Row& row) {
-  const int configs = row.impl == Impl::flat_gemm ? flat_gemm_configs(kAnyDevice, row.dtype) : 0;
+  if (row.impl == Impl::gemv && !has_gemv(row.format)) {
+    throw std::invalid_argument("there is no gemv of packed weights on this device");
+  }
+  const int configs = row.impl == Impl::flat_gemm ? flat_gemm_configs(kAnyDevice, row.dtype, row.format) : 0;
   if (row.config != -1 && (row.config < 0 || row.config >= configs)) {
     throw std::invalid_argument(std::string("config of ") + name_of(row.impl) + " must be -1 or below " +
                                 std::to_string(configs) + "; got " + std::to_string(row.config));
   }
-  if (row.impl == Impl::flat_gemm && row.M > kMaxFlatRows) {
+  if (row.impl == Impl::flat_gemm && row.format == kPlain && row.M > kMaxFlatRows) {
     throw std::invalid_argument("flat_gemm serves M up to " + std::to_string(kMaxFlatRows) + "; got " +
                                 std::to_string(row.M));
   }
@@ -92,11 +96,12 @@ void check(const DataflowTable::Row& row) {
 
 bool is_batch_invariant() { return batch_invariant.load(std::memory_order_relaxed); }
 
-Choice choose_linear(int device, DType dtype, int64_t N, int64_t K, int64_t M) {
-  if (is_batch_invariant()) return batch_invariant_choice(device, dtype, N, K);
+Choice choose_linear(int device, DType dtype, int64_t N, int64_t K, int64_t M, int format) {
+  if (forced.has_value() && format != kPlain) return *forced;
+  if (is_batch_invariant()) return batch_invariant_choice(device, dtype, N, K, format);
   const int64_t rows = (M + tokens_per_row - 1) / tokens_per_row;
-  const std::optional<Choice> measured = tables().of(device)->find(dtype, N, K, rows);
-  return measured ? *measured : linear_rule(device, dtype, N, K, rows);
+  const std::optional<Choice> measured = tables().of(device)->find(dtype, N, K, rows, format);
+  return measured ? *measured : linear_rule(device, dtype, N, K, rows, format);
 }
 
 void set_linear_table(const std::string& device_name, const std::vector<DataflowTable::Row>& rows) {
@@ -112,5 +117,7 @@ void set_tokens_per_row(int64_t count) {
   if (count < 1) throw std::invalid_argument("tokens per row must be at least 1; got " + std::to_string(count));
   tokens_per_row = count;
 }
+
+void force_packed_choice(const std::optional<Choice>& choice) { forced = choice; }
 
 }  // namespace fdpp

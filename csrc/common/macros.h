@@ -13,6 +13,11 @@
 #define FDPP_UNROLL_BY(count)
 #endif
 
+// A function that other kernels share, as one where the host compiles them all.
+#ifndef FDPP_OUTLINE
+#define FDPP_OUTLINE __attribute__((noinline))
+#endif
+
 // Always inlined: the same header is compiled for several instruction sets, and an out-of-line copy of one of them must
 // never be picked by the linker for another.
 #define FDPP_INLINE FDPP_DEVICE inline __attribute__((always_inline))

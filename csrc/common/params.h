@@ -87,8 +87,20 @@ struct DequantizeParams {
   DType dtype;
   int64_t K, count, total_rows;
   const uint8_t* weight;
-  const int64_t* rows;  // [count]
+  const int64_t* rows;  // [count]; null: row i is number i
   void* out;            // [count, K]; NaN for a row that the weight does not have
+};
+
+// The rows of those that are of one format, [first_row, first_row + count) of the weight, whose panels `rows.weight`
+// points to; and what the format is made of (FormatInfo).
+struct UnpackParams {
+  DequantizeParams rows;
+  int64_t first_row, count;
+  int64_t panel_bytes, run_bytes;
+  int header_bytes, group_bytes, bits, zero, groups, sub_scales;
+  DType scale_dtype;
+  bool has_min, has_zero, has_codebook;
+  int8_t codebook[16];
 };
 
 struct GemvParams {
@@ -103,6 +115,14 @@ struct FlatGemmParams {
   int64_t blocks;     // flat_plan.h
   float* partial;     // [blocks, 2, tile]; null: no tile is shared between blocks
   int32_t* arrivals;  // [tiles], 0 before and after; null as above
+};
+
+// Rows of one format of a packed weight: flat.linear.weight points to their panels; its N, bias and out are those of
+// the whole weight.
+struct PackedGemmParams {
+  FlatGemmParams flat;
+  WeightFormat format;
+  int64_t first_row, rows;
 };
 
 // What is left to do with the product of an implementation that knows neither gates nor residual.

@@ -94,6 +94,12 @@ constexpr FormatInfo kWeightFormats[kNumWeightFormats] = {
 
 constexpr const FormatInfo& info_of(WeightFormat format) { return kWeightFormats[static_cast<int>(format)]; }
 
+// Of a packed weight, as it is read.
+inline double bytes_per_element(WeightFormat format) {
+  const FormatInfo& info = info_of(format);
+  return static_cast<double>(info.run_bytes()) / (info.groups * kGroup * kPanelRows);
+}
+
 // The format of a name. Throws std::invalid_argument for another name.
 WeightFormat weight_format(const std::string& name);
 

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/dataflow.h"
 #include "common/params.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -24,10 +25,11 @@ int default_flat_gemm_config(const Kernels& kernels, const LinearParams& params)
 // What is left to do with the product of another implementation.
 void linear_epilogue(const Kernels& kernels, const EpilogueParams& params, const Threads& threads);
 
-// The product of packed_x_bytes = quantized_x_bytes(params) and a packed weight, then the epilogue, or null.
+// The product of packed_x_bytes = quantized_x_bytes(params) and a packed weight, by gemv or flat_gemm, as `choices` has
+// it for each segment; then the epilogue, or null.
 int64_t quantized_x_bytes(const LinearParams& params);
 void quantized_linear(const Kernels& kernels, const LinearParams& params, const std::vector<Segment>& segments,
-                      const EpilogueParams* epilogue, const Threads& threads);
+                      const std::vector<Choice>& choices, const EpilogueParams* epilogue, const Threads& threads);
 void dequantize_rows(const DequantizeParams& params, const std::vector<Segment>& segments, const Threads& threads);
 
 void norm(const Kernels& kernels, const NormParams& params, const Threads& threads);

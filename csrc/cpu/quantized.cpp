@@ -10,8 +10,6 @@ namespace fdpp::cpu {
 
 namespace {
 
-constexpr int64_t kMostGemvRows = 2;  // of x; the flat GEMM unpacks a weight once for all rows
-
 template <typename T>
 void narrow(const float* from, int64_t count, T* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = from_float<T>(from[i]);
@@ -26,7 +24,7 @@ void store_row(const DequantizeParams& p, int64_t index, const float* row) {
 }
 
 void dequantize_row(const DequantizeParams& p, const std::vector<Segment>& segments, int64_t index, float* row) {
-  int64_t left = p.rows[index];
+  int64_t left = p.rows != nullptr ? p.rows[index] : index;
   std::fill_n(row, p.K, NAN);
   for (const Segment& segment : segments) {
     if (left >= 0 && left < segment.rows) {
@@ -47,7 +45,7 @@ int64_t quantized_x_bytes(const LinearParams& p) {
 }
 
 void quantized_linear(const Kernels& kernels, const LinearParams& p, const std::vector<Segment>& segments,
-                      const EpilogueParams* epilogue, const Threads& threads) {
+                      const std::vector<Choice>& choices, const EpilogueParams* epilogue, const Threads& threads) {
   if (p.M == 0) return;
   const int64_t row_bytes = p.K * static_cast<int64_t>(sizeof(float));
   for_each_piece(threads_for(p.M * row_bytes, threads), p.M, 1, std::max<int64_t>(1, kLeastPieceBytes / row_bytes),
@@ -55,14 +53,15 @@ void quantized_linear(const Kernels& kernels, const LinearParams& p, const std::
   const EpilogueParams rest = epilogue != nullptr ? *epilogue : EpilogueParams{};
   const bool is_repeatable = rest.linear.residual == nullptr;  // that may change before the replay ends
   int64_t first = 0;
-  for (const Segment& segment : segments) {
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const Segment& segment = segments[i];
     const int64_t panel_bytes = info_of(segment.format).panel_bytes(p.K);
     QuantizedParams q{p, segment.format, p.N};
     q.linear.N = segment.rows;
     q.linear.weight = static_cast<const uint8_t*>(p.weight) + segment.offset;
     q.linear.out = static_cast<char*>(p.out) + first * size_of(p.dtype);
     if (p.bias != nullptr) q.linear.bias = static_cast<const char*>(p.bias) + first * size_of(p.dtype);
-    const auto kernel = p.M <= kMostGemvRows ? kernels.quantized_gemv : kernels.quantized_flat_gemm;
+    const auto kernel = choices[i].impl == Impl::gemv ? kernels.quantized_gemv : kernels.quantized_flat_gemm;
     const auto columns = [&kernels, q, kernel, rest, first](int64_t begin, int64_t end) {
       kernel(q, begin, end);
       if (rest.product == nullptr) return;

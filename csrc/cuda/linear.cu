@@ -2,6 +2,7 @@
 #include "cuda/arch.h"
 #include "cuda/device.h"
 
+#include "gpu/all_linear_tiles.h"
 #include "gpu/kernel.h"
 
 namespace fdpp::gpu {

@@ -106,6 +106,31 @@ struct Nvidia {
     return x;
   }
 
+  template <typename Word>
+  __device__ __forceinline__ static Word stream_word(const void* source) {
+    Word x;
+    if constexpr (sizeof(Word) == 8) {
+      asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+                   : "=r"(x.words[0]), "=r"(x.words[1])
+                   : "l"(__cvta_generic_to_global(source)));
+    } else {
+      asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];"
+                   : "=r"(x)
+                   : "l"(__cvta_generic_to_global(source)));
+    }
+    return x;
+  }
+  template <typename Word>
+  __device__ __forceinline__ static Word load_word(const void* source) {
+    if constexpr (sizeof(Word) == 16) {
+      return load16(source);
+    } else if constexpr (sizeof(Word) == 8) {
+      return __builtin_bit_cast(Bytes8, *static_cast<const uint2*>(source));
+    } else {
+      return *static_cast<const Word*>(source);
+    }
+  }
+
   // "Data Movement and Conversion Instructions: prefetch" (9.7.9): into L2, which is where others write to.
   __device__ __forceinline__ static void prefetch(const void* source) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(source)));
@@ -166,6 +191,43 @@ struct Nvidia {
     }
   }
 
+  // "Logic and Shift Instructions: lop3" (9.7.8): one instruction, of which the compiler would make two.
+  template <uint32_t kMask, uint32_t kBase>
+  __device__ __forceinline__ static uint32_t place(uint32_t x) {
+    constexpr int kAndOr = (0xf0 & 0xcc) | 0xaa;
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(y) : "r"(x), "n"(kMask), "n"(kBase), "n"(kAndOr));
+    return y;
+  }
+
+  // "Half Precision Floating Point Instructions: sub, fma" (9.7.4); bf16 has no sub before 9.0.
+  template <typename T>
+  __device__ __forceinline__ static uint32_t subtract(uint32_t a, uint32_t b) {
+    uint32_t x;
+    if constexpr (__is_same(T, f16)) {
+      asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(x) : "r"(a), "r"(b));
+    } else {
+      constexpr uint32_t kMinusOnes = 0xbf80bf80;
+      asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(x) : "r"(b), "r"(kMinusOnes), "r"(a));
+    }
+    return x;
+  }
+
+  // "Data Movement and Conversion Instructions: prmt" (9.7.9): a selector of 4 bits picks one of 8 bytes; its highest
+  // bit would pick a sign.
+  __device__ __forceinline__ static void look_up(const uint32_t (&table)[4], uint32_t codes, uint32_t (&values)[4]) {
+    const uint32_t selectors = codes & 0x77777777, upper = (codes >> 1 & 0x44444444) | 0x32103210;
+    uint32_t bytes[2];
+    FDPP_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t select = selectors >> 16 * i;
+      bytes[i] = __byte_perm(__byte_perm(table[0], table[1], select), __byte_perm(table[2], table[3], select),
+                             upper >> 16 * i);
+    }
+    FDPP_UNROLL
+    for (int i = 0; i < 4; ++i) values[i] = __byte_perm(bytes[0], bytes[1], 0x0400 + 0x0101 * i);
+  }
+
   // Matrices
   // "Warp-level matrix load instruction: ldmatrix" (9.7.14)
   __device__ __forceinline__ static void matrix_load(uint32_t (&x)[4], const void* row) {
@@ -184,17 +246,20 @@ struct Nvidia {
   // "Multiply-and-Accumulate Instruction: mma" (9.7.14)
   template <typename T>
   __device__ __forceinline__ static void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    float d[4];  // apart from c, which may be a constant 0
     if constexpr (__is_same(T, f16)) {
       asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+          : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
     } else {
       asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+          : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
     }
+    FDPP_UNROLL
+    for (int i = 0; i < 4; ++i) c[i] = d[i];
   }
 
  private:

@@ -28,6 +28,9 @@
 //   Bytes16 Arch::load16(const void*)            16 bytes of global memory, aligned
 //   void  Arch::store16(void*, Bytes16)          writes 16 bytes of global memory, aligned
 //   Bytes16 Arch::stream_load(const void*)       16 bytes of read-only data that is used once (skips L1)
+//   Word  Arch::stream_word<Word>(const void*)   the same, of a uint32_t or Bytes8, aligned
+//   Word  Arch::load_word<Word>(const void*)     an unsigned integer of 1, 2 or 4 bytes, Bytes8 or Bytes16 of read-only
+//                                                global memory, aligned
 //   void  Arch::prefetch(const void*)            a hint: global memory that will be read, and may still be written
 //   float Arch::coherent_load(const float*)      global memory that other blocks wrote before they arrived
 //   Bytes16 Arch::coherent_load16(const void*)   16 bytes of such memory, aligned
@@ -41,6 +44,12 @@
 //   float Arch::exp2(float)                      2^x within a few units in the last place; 0 for -infinity
 //   uint32_t Arch::pack<T>(float low, float high)    two values rounded to nearest even
 //   void  Arch::unpack<T>(uint32_t, float& low, float& high)    and back
+//   uint32_t Arch::place<kMask, kBase>(uint32_t x)    (x & kMask) | kBase
+//   uint32_t Arch::subtract<T>(uint32_t a, uint32_t b)    a - b, both of a pair; for differences that T holds exactly
+//   void  Arch::look_up(const uint32_t (&table)[4], uint32_t codes, uint32_t (&values)[4])
+//                                                eight codes of 4 bits, each the number of one of the 16 bytes of the
+//                                                table: values[i] has that of code i as its byte 0, that of code 4 + i
+//                                                as its byte 2, and anything as the others
 // Matrices: what the policy's fragments (fragments_*.h) are built on; see there.
 #pragma once
 

@@ -78,7 +78,8 @@ struct FlatMachine {
   double bandwidth_of_one() const { return bandwidth > 0.0 ? bandwidth / multiprocessors : 3e10; }
 };
 
-// The time of a launch, in bytes that one multiprocessor could have streamed meanwhile.
+// The time of a launch, in bytes that one multiprocessor could have streamed meanwhile. An element of the weight has
+// `weight_bytes`.
 //
 // FlashDecoding++, section 4: a row of a tile moves K elements of the weight, M results, and M K / BN of x. The last
 // come from the L2, whose rate is about half as much again as that of memory: they cost something only in narrow tiles.
@@ -87,17 +88,19 @@ struct FlatMachine {
 // (Little's law), some 1.2 us. Tiles shared between blocks cost writing and reading their sums, and the two dependent
 // trips to memory until the last block has them, some 2 us.
 inline double flat_cost(int64_t K, int64_t M, const FlatTile& tile, int resident, const FlatWork& work, int64_t blocks,
-                        int padded_m, const FlatMachine& machine) {
+                        int padded_m, const FlatMachine& machine, double weight_bytes = 2.0) {
   constexpr double kElement = 2.0, kCacheRate = 1.5, kLoneRate = 2.0, kLatency = 1.2e-6, kSharing = 2e-6;
   const double rows = tile.rows, k = static_cast<double>(K), m = static_cast<double>(std::min<int64_t>(M, padded_m));
-  const double own = rows * (k + m), tile_bytes = kElement * std::max(own, (own + m * k) / kCacheRate);
+  const double own = rows * (weight_bytes * k + kElement * m),
+               tile_bytes = std::max(own, (own + kElement * m * k) / kCacheRate);
   const double share = tile_bytes * static_cast<double>(work.tiles) / static_cast<double>(blocks);
   const double waves = static_cast<double>(blocks) / machine.multiprocessors;
   const double full = static_cast<double>(static_cast<int64_t>(waves)), rest = waves - full;
   const double streamed = share * (full + (rest > 0.0 ? std::max(rest, 1.0 / kLoneRate) : 0.0));
 
   const double running = std::min(static_cast<double>(resident), rest > 0.0 ? full + 1.0 : full);
-  const double on_their_way = running * kElement * rows * tile.depth * tile.warps * std::max(tile.stages - 1, 1);
+  const int stages = tile.direct ? tile.stages : std::max(tile.stages - 1, 1);
+  const double on_their_way = running * weight_bytes * rows * tile.depth * tile.warps * stages;
   const double bandwidth = machine.bandwidth_of_one();
   const double time = streamed * std::max(1.0, kLatency * bandwidth / on_their_way);
   if (!shares_tiles(work, blocks)) return time;
@@ -132,17 +135,36 @@ inline int plan_flat_gemm(int64_t N, int64_t K, int64_t M, int padded_m, const F
   return best;
 }
 
+// The spread of a packed weight's tile (packed_gemm_kernel.h).
+inline int plan_packed_gemm(int64_t N, int64_t K, int64_t M, int padded_m, const FlatTile& tile, int resident,
+                            const FlatMachine& machine, double weight_bytes) {
+  const FlatWork work = flat_work(N, K, M, padded_m, tile);
+  int best = 0;
+  double least = -1.0;
+  for (int i = 0; i < kNumSpreads; ++i) {
+    const int64_t blocks = flat_blocks(work, kSpreads[i], int64_t{machine.multiprocessors} * resident);
+    const double cost = flat_cost(K, M, tile, resident, work, blocks, padded_m, machine, weight_bytes);
+    if (least < 0.0 || cost < least) {
+      least = cost;
+      best = i;
+    }
+  }
+  return best;
+}
+
 // One tile, one padded M and one spread for all M make a row's sums independent of the rows around it: the slices of K
 // and their order are then the same. kBalanced is none of these spreads, as its shares begin where the
 // number of tiles says.
 constexpr int kBatchInvariantPaddedM = 16;
 
 inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N,
-                                         int64_t K) {
+                                         int64_t K, int format) {
   if (dtype == DType::f32) return {Impl::aten, -1, Source::batch_invariant};
-  const FlatTile tile = tiles.of(kBatchInvariantPaddedM)[0];
-  const FlatWork work = flat_work(N, K, 1, kBatchInvariantPaddedM, tile);
-  return {Impl::flat_gemm, flat_config(0, least_spread(work.tiles, multiprocessors)), Source::batch_invariant};
+  constexpr int kTile = 0;
+  const FlatTile tile = format == kPlain ? tiles.of(kBatchInvariantPaddedM)[kTile]
+                                         : tiles.packed_of(kBatchInvariantPaddedM, static_cast<WeightFormat>(format));
+  const int spread = least_spread(flat_work(N, K, 1, kBatchInvariantPaddedM, tile).tiles, multiprocessors);
+  return {Impl::flat_gemm, format == kPlain ? flat_config(kTile, spread) : spread, Source::batch_invariant};
 }
 
 }  // namespace fdpp

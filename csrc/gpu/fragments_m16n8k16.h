@@ -10,6 +10,11 @@
 //
 // Interface for linear layers: 16 rows of the weight by kInputs rows of x, both as rows of 16 elements in shared
 // memory, give kOutputs sums in a lane, at output_row() of the weight and output_column() of x.
+//
+// Interface for packed weights (common/weight_format.h), whose codes lie as pairs of K in the words of a row: a lane
+// has kCodeRows rows of a panel, from code_row() on, and one part of their pairs of kCodeLanes, code_part().
+// multiply_pairs() gives the products with the same pairs of row input_row() of x; value v of its sums is that of row
+// sum_row() + v / kSumsOfRow of the panel and of row output_column() of x.
 #pragma once
 
 #include "gpu/arch.h"
@@ -112,6 +117,24 @@ struct FragmentsM16N8K16 {
 
   FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
     Arch::template multiply<T>(c, w.a, x.b[0], x.b[1]);
+  }
+
+  // As above: any pairs of K do, if they are the same of both operands. So do any rows: a lane has two neighbours.
+  static constexpr int kCodeRows = 2, kCodeLanes = 4, kSumsOfRow = 2;
+  FDPP_INLINE static int code_row(int lane) { return lane / 4 * 2; }
+  FDPP_INLINE static int code_part(int lane) { return lane % 4; }
+  FDPP_INLINE static int input_row(int lane) { return lane / 4; }
+  FDPP_INLINE static int sum_row(int lane) { return code_row(lane); }
+  template <int kPairs>
+  FDPP_INLINE static void multiply_pairs(float (&c)[kOutputs], const uint32_t (&w)[kCodeRows][kPairs],
+                                         const uint32_t (&x)[kPairs]) {
+    FDPP_UNROLL
+    for (float& sum : c) sum = 0.0f;
+    FDPP_UNROLL
+    for (int i = 0; i < kPairs; i += 2) {
+      const uint32_t a[4] = {w[0][i], w[1][i], w[0][i + 1], w[1][i + 1]};
+      Arch::template multiply<T>(c, a, x[i], x[i + 1]);
+    }
   }
 };
 

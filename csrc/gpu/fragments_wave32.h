@@ -83,6 +83,26 @@ struct FragmentsWave32 {
     Arch::template multiply<T>(c, w.words, x.words);
   }
 
+  // The rows of a panel are spread over the lanes such that the sums of a lane, every second row, are neighbours.
+  static constexpr int kCodeRows = 1, kCodeLanes = 1, kSumsOfRow = 1;
+  FDPP_INLINE static int code_row(int lane) { return lane % 2 * 8 + lane % 16 / 2; }
+  FDPP_INLINE static int code_part(int) { return 0; }
+  FDPP_INLINE static int input_row(int lane) { return lane % 16; }
+  FDPP_INLINE static int sum_row(int lane) { return lane / 16 * 8; }
+  template <int kPairs>
+  FDPP_INLINE static void multiply_pairs(float (&c)[kOutputs], const uint32_t (&w)[kCodeRows][kPairs],
+                                         const uint32_t (&x)[kPairs]) {
+    FDPP_UNROLL
+    for (float& sum : c) sum = 0.0f;
+    FDPP_UNROLL
+    for (int i = 0; i < kPairs; i += 8) {
+      uint32_t a[8], b[8];
+      FDPP_UNROLL
+      for (int j = 0; j < 8; ++j) a[j] = w[0][i + j], b[j] = x[i + j];
+      Arch::template multiply<T>(c, a, b);
+    }
+  }
+
  private:
   FDPP_INLINE static void load_row(uint32_t (&x)[8], const T* rows, int stride) {
     const Bytes16* line = reinterpret_cast<const Bytes16*>(rows + Arch::thread_index() % 16 * stride);

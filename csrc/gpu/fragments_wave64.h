@@ -77,6 +77,22 @@ struct FragmentsWave64 {
   FDPP_INLINE static void multiply_linear(float (&c)[kOutputs], const Weights& w, const Inputs& x) {
     Arch::template multiply<T>(c, w, x);
   }
+
+  static constexpr int kCodeRows = 1, kCodeLanes = 4, kSumsOfRow = 1;
+  FDPP_INLINE static int code_row(int lane) { return lane % 16; }
+  FDPP_INLINE static int code_part(int lane) { return lane / 16; }
+  FDPP_INLINE static int input_row(int lane) { return lane % 16; }
+  FDPP_INLINE static int sum_row(int lane) { return lane / 16 * 4; }
+  template <int kPairs>
+  FDPP_INLINE static void multiply_pairs(float (&c)[kOutputs], const uint32_t (&w)[kCodeRows][kPairs],
+                                         const uint32_t (&x)[kPairs]) {
+    FDPP_UNROLL
+    for (float& sum : c) sum = 0.0f;
+    FDPP_UNROLL
+    for (int i = 0; i < kPairs; i += 2) {
+      Arch::template multiply<T>(c, Bytes8{{w[0][i], w[0][i + 1]}}, Bytes8{{x[i], x[i + 1]}});
+    }
+  }
 };
 
 }  // namespace fdpp

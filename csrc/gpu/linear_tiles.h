@@ -5,6 +5,7 @@
 
 #include "common/dtype.h"
 #include "common/macros.h"
+#include "common/weight_format.h"
 
 namespace fdpp {
 
@@ -60,12 +61,27 @@ FDPP_INLINE constexpr FlatTile register_flat_tile(int padded_m, int tile) {
   return {tile == 1 ? 32 : 16, padded_m <= 32 ? 64 : 32, 4, 1, 64 * 1024, 1};
 }
 
-// What M rows of x are padded to; the matrix unit takes `least` rows at once.
-constexpr int kMaxPaddedM = 64;
+// Tiles of packed weights (packed_gemm_kernel.h), whose stages are slices in registers, and hints at those that follow.
+// A lane keeps `words` of a group of a panel, and `header_words` of all of them. Two panels read x half as often as
+// one; the fewer bits, the more groups are on their way at once.
+constexpr int kPackedRing = 2;  // stages in registers
 
-FDPP_INLINE constexpr int pad_m(int64_t M, int least) {
+FDPP_INLINE constexpr FlatTile packed_tile(int padded_m, int words, int header_words) {
+  constexpr int kMany = 16, kMost = 20;  // words of a stage
+  int panels = 2, groups = 4;
+  while (groups > 1 && panels * (groups * words + header_words) > kMost) groups /= 2;
+  if (panels * (words + header_words) > kMost) panels = 1;
+  const bool many = panels * (groups * words + header_words) > kMany;
+  const int blocks = (padded_m <= 8 ? 4 : padded_m <= 16 ? 3 : 2) - (many && padded_m <= 16 ? 1 : 0);
+  return {panels * kPanelRows, groups * kGroup, 4, kPackedRing + 4, 99 * 1024, blocks, true};
+}
+
+// What M rows of x are padded to; the matrix unit takes `least` rows at once.
+constexpr int kMaxPaddedM = 64, kMaxPackedPaddedM = 32;  // of packed weights: four more sums for each of x
+
+FDPP_INLINE constexpr int pad_m(int64_t M, int least, int most = kMaxPaddedM) {
   int padded_m = least;
-  while (padded_m < M && padded_m < kMaxPaddedM) padded_m *= 2;
+  while (padded_m < M && padded_m < most) padded_m *= 2;
   return padded_m;
 }
 
@@ -74,10 +90,15 @@ struct LinearTiles {
   int warp_size;
   GemvTile gemv;
   int least_padded_m;
-  FlatTile flat[4][kFlatTiles];  // for x padded to 8, 16, 32 and 64 rows
+  FlatTile flat[4][kFlatTiles];           // for x padded to 8, 16, 32 and 64 rows
+  FlatTile packed[3][kNumWeightFormats];  // to 8, 16 and 32 rows
 
   const FlatTile (&of(int padded_m) const)[kFlatTiles] {
     return flat[padded_m <= 8 ? 0 : padded_m <= 16 ? 1 : padded_m <= 32 ? 2 : 3];
+  }
+
+  const FlatTile& packed_of(int padded_m, WeightFormat format) const {
+    return packed[padded_m <= 8 ? 0 : padded_m <= 16 ? 1 : 2][static_cast<int>(format)];
   }
 
   // How many of the flat tiles, in their order, a device has whose blocks can have so much shared memory.
@@ -87,16 +108,5 @@ struct LinearTiles {
     return count;
   }
 };
-
-template <typename Arch>
-constexpr LinearTiles linear_tiles_of() {
-  LinearTiles tiles{Arch::kWarpSize, Arch::kGemvTile, Arch::template Fragments<f16>::kInputs, {}};
-  for (int i = 0; i < 4; ++i) {
-    for (int tile = 0; tile < kFlatTiles; ++tile) tiles.flat[i][tile] = Arch::flat_tile(8 << i, tile);
-  }
-  return tiles;
-}
-template <typename Arch>
-inline constexpr LinearTiles kLinearTiles = linear_tiles_of<Arch>();
 
 }  // namespace fdpp

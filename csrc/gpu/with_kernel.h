@@ -6,11 +6,13 @@
 
 #include "common/head_dims.h"
 #include "gpu/attention_kernel.h"
+#include "gpu/dequantize_kernel.h"
 #include "gpu/direct_gemm_kernel.h"
 #include "gpu/flat_gemm_kernel.h"
 #include "gpu/gemv_kernel.h"
 #include "gpu/gemv_plan.h"
 #include "gpu/norm_kernel.h"
+#include "gpu/packed_gemm_kernel.h"
 #include "gpu/rope_kernel.h"
 #include "gpu/silu_mul_kernel.h"
 
@@ -79,6 +81,37 @@ Result with_kernel(const FlatGemmParams& p, Use use) {
     }
     return Result{};
   });
+}
+
+// Calls use(std::integral_constant<int, number>) with the number of the format.
+template <typename Result, int kFormat = 0, typename Use>
+Result with_format(WeightFormat format, Use use) {
+  if constexpr (kFormat < kNumWeightFormats) {
+    if (static_cast<int>(format) == kFormat) return use(std::integral_constant<int, kFormat>{});
+    return with_format<Result, kFormat + 1>(format, use);
+  }
+  return Result{};
+}
+
+template <typename Result, typename Arch, typename Use>
+Result with_kernel(const PackedGemmParams& p, Use use) {
+  return with_dtype<Result>(p.flat.linear.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
+    return with_format<Result>(p.format, [&]<int kFormat>(std::integral_constant<int, kFormat>) -> Result {
+      if constexpr (Arch::template Fragments<T>::kInputs == 8) {
+        if (p.flat.padded_m == 8) return use(std::type_identity<PackedGemm<Arch, T, 8, kFormat>>{});
+      }
+      switch (p.flat.padded_m) {
+        case 16: return use(std::type_identity<PackedGemm<Arch, T, 16, kFormat>>{});
+        case 32: return use(std::type_identity<PackedGemm<Arch, T, 32, kFormat>>{});
+      }
+      return Result{};
+    });
+  });
+}
+
+template <typename Result, typename Arch, typename Use>
+Result with_kernel(const UnpackParams&, Use use) {
+  return use(std::type_identity<Dequantize<Arch>>{});
 }
 
 template <typename Result, typename Arch, typename Use>

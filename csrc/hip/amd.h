@@ -5,6 +5,8 @@
 
 #include "hip/device.h"
 
+#include <type_traits>
+
 #include "gpu/arch.h"
 
 namespace fdpp::hip {
@@ -85,6 +87,17 @@ struct Amd {
                               __builtin_nontemporal_load((const __attribute__((address_space(1))) Words*)source));
   }
 
+  template <typename Word>
+  __device__ __forceinline__ static Word stream_word(const void* source) {
+    using Plain = PlainOf<sizeof(Word)>;
+    return __builtin_bit_cast(Word, __builtin_nontemporal_load((const __attribute__((address_space(1))) Plain*)source));
+  }
+  template <typename Word>
+  __device__ __forceinline__ static Word load_word(const void* source) {
+    using Plain = PlainOf<sizeof(Word)>;
+    return __builtin_bit_cast(Word, *(const __attribute__((address_space(1))) Plain*)source);
+  }
+
   // Kernels do not overlap, and within one the loads themselves start early.
   __device__ __forceinline__ static void prefetch(const void*) {}
 
@@ -129,8 +142,46 @@ struct Amd {
     }
   }
 
+  template <uint32_t kMask, uint32_t kBase>
+  __device__ __forceinline__ static uint32_t place(uint32_t x) {
+    return (x & kMask) | kBase;
+  }
+
+  // Not every architecture has packed arithmetic on bf16. An exact difference is the upper half of a float.
+  template <typename T>
+  __device__ __forceinline__ static uint32_t subtract(uint32_t a, uint32_t b) {
+    if constexpr (__is_same(T, f16)) {
+      using Halves = _Float16 __attribute__((ext_vector_type(2)));
+      return __builtin_bit_cast(uint32_t, __builtin_bit_cast(Halves, a) - __builtin_bit_cast(Halves, b));
+    } else {
+      const float low = bits_to_float(a << 16) - bits_to_float(b << 16),
+                  high = bits_to_float(a & 0xffff0000u) - bits_to_float(b & 0xffff0000u);
+      return float_to_bits(low) >> 16 | (float_to_bits(high) & 0xffff0000u);
+    }
+  }
+
+  // v_perm_b32: a selector of 8 bits picks one of 8 bytes, of which the second operand has the lower four.
+  __device__ __forceinline__ static void look_up(const uint32_t (&table)[4], uint32_t codes, uint32_t (&values)[4]) {
+    FDPP_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t every_second = codes >> 4 * i & 0x0f0f0f0f, select = every_second & 0x07070707,
+                     upper = (every_second >> 1 & 0x04040404) | 0x03020100;
+      const uint32_t low = __builtin_amdgcn_perm(table[1], table[0], select),
+                     high = __builtin_amdgcn_perm(table[3], table[2], select);
+      values[i] = __builtin_amdgcn_perm(high, low, upper);
+      values[2 + i] = values[i] >> 8;
+    }
+  }
+
  private:
   using Words = uint32_t __attribute__((ext_vector_type(4)));
+  // What an access of so many bytes is one of.
+  template <int kBytes>
+  using PlainOf =
+      std::conditional_t<kBytes == 16, Words,
+                         std::conditional_t<kBytes == 8, uint64_t,
+                                            std::conditional_t<kBytes == 4, uint32_t,
+                                                               std::conditional_t<kBytes == 2, uint16_t, uint8_t>>>>;
 
   // v_cvt_f16_f32 rounds to nearest even, and there is no such instruction for bf16.
   template <typename T>

@@ -2,6 +2,7 @@
 #pragma once
 
 #define FDPP_DEVICE __host__ __device__
+#define FDPP_OUTLINE FDPP_INLINE
 #define FDPP_PRAGMA(text) _Pragma(#text)
 #define FDPP_UNROLL FDPP_PRAGMA(unroll)
 #define FDPP_UNROLL_BY(count) FDPP_PRAGMA(unroll count)

@@ -3,6 +3,7 @@
 #include "hip/arch.h"
 #include "hip/device.h"
 
+#include "gpu/all_linear_tiles.h"
 #include "gpu/kernel.h"
 
 namespace fdpp::gpu {

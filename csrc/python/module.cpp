@@ -68,19 +68,30 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-using TableRow = std::tuple<std::string, int64_t, int64_t, int64_t, std::string, int>;
+// The number of a format of packed weights; the empty name stands for plain ones.
+int parse_format(const std::string& name) {
+  if (name.empty()) return fdpp::kPlain;
+  for (int i = 0; i < fdpp::kNumWeightFormats; ++i) {
+    if (name == fdpp::kWeightFormats[i].name) return i;
+  }
+  throw std::invalid_argument("there is no format '" + name.substr(0, 80) + "'");
+}
+
+using TableRow = std::tuple<std::string, int64_t, int64_t, int64_t, std::string, int, std::string>;
 
 void set_table(const LoadedLibrary& library, const std::string& device_name, const std::vector<TableRow>& rows) {
   std::vector<DataflowTable::Row> parsed;
   parsed.reserve(rows.size());
-  for (const auto& [dtype, N, K, M, impl, config] : rows) {
-    parsed.push_back({parse("dtype", dtype, kDTypes), N, K, M, parse("impl", impl, kImpls), config});
+  for (const auto& [dtype, N, K, M, impl, config, format] : rows) {
+    parsed.push_back(
+        {parse("dtype", dtype, kDTypes), N, K, M, parse("impl", impl, kImpls), config, parse_format(format)});
   }
   library->set_table(device_name, parsed);
 }
 
-py::dict choice(const LoadedLibrary& library, const std::string& dtype, int64_t N, int64_t K, int64_t M, int index) {
-  const Choice found = library->choice(index, parse("dtype", dtype, kDTypes), N, K, M);
+py::dict choice(const LoadedLibrary& library, const std::string& dtype, int64_t N, int64_t K, int64_t M, int index,
+                const std::string& format) {
+  const Choice found = library->choice(index, parse("dtype", dtype, kDTypes), N, K, M, parse_format(format));
   py::dict result;
   result["impl"] = name_of(found.impl);
   result["config"] = found.config;
@@ -230,21 +241,33 @@ PYBIND11_MODULE(_host, m) {
           "The name by which dataflow tables know a device. Of a GPU, this starts its driver.")
       .def(
           "flat_gemm_configs",
-          [](const LoadedLibrary& library, const std::string& dtype, std::optional<int> index) {
-            return library->flat_gemm_configs(index.value_or(fdpp::kAnyDevice), parse("dtype", dtype, kDTypes));
+          [](const LoadedLibrary& library, const std::string& dtype, std::optional<int> index,
+             const std::string& format) {
+            return library->flat_gemm_configs(index.value_or(fdpp::kAnyDevice), parse("dtype", dtype, kDTypes),
+                                              parse_format(format));
           },
-          "dtype"_a, "index"_a = py::none(),
-          "Number of tile configurations of ``flat_gemm`` for a dtype on a device, or the most that any device has.")
+          "dtype"_a, "index"_a = py::none(), "format"_a = "",
+          "Number of configurations of ``flat_gemm`` for a dtype, and a format of packed weights, on a device, or the "
+          "most that any device has.")
       .def(
           "set_table", &set_table, "device_name"_a, "rows"_a,
-          "Replace the dataflow table of a device: rows of (dtype, N, K, M, impl, config). Where a row names something "
-          "unknown, the table in force stays.")
+          "Replace the dataflow table of a device: rows of (dtype, N, K, M, impl, config, format). Where a row names "
+          "something unknown, the table in force stays.")
       .def(
           "clear_tables", [](const LoadedLibrary& library) { library->clear_tables(); },
           "Forget the dataflow tables of all devices.")
-      .def("choice", &choice, "dtype"_a, "N"_a, "K"_a, "M"_a, "index"_a = 0,
-           "What ``linear`` does for a shape: ``impl``, ``config`` of ``flat_gemm`` (-1 elsewhere), and the ``source`` "
-           "of the choice: table, rule or batch_invariant.")
+      .def("choice", &choice, "dtype"_a, "N"_a, "K"_a, "M"_a, "index"_a = 0, "format"_a = "",
+           "What ``linear`` does for a shape, or ``quantized_linear`` for one of a format: ``impl``, ``config`` of "
+           "``flat_gemm`` (-1 elsewhere), and the ``source`` of the choice: table, rule or batch_invariant.")
+      .def(
+          "force_packed_choice",
+          [](const LoadedLibrary& library, const std::optional<std::string>& impl, int config) {
+            std::optional<Choice> choice;
+            if (impl) choice = {parse("impl", *impl, kImpls), config, fdpp::Source::table};
+            library->force_packed_choice(choice);
+          },
+          "impl"_a, "config"_a = -1,
+          "Let ``quantized_linear``, called from this thread, take an implementation, until None is given.")
       .def(
           "set_batch_invariant", [](const LoadedLibrary& library, bool on) { library->set_batch_invariant(on); },
           "on"_a, "Whether ``linear`` takes one implementation and one split for every M.")

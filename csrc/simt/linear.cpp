@@ -1,4 +1,5 @@
 // Runs csrc/gpu/gemv_kernel.h, flat_gemm_kernel.h, direct_gemm_kernel.h and linear_epilogue.h.
+#include "gpu/all_linear_tiles.h"
 #include "simt/run_kernel.h"
 
 namespace fdpp::simt {

@@ -11,6 +11,12 @@
 
 namespace fdpp::simt {
 
+// Element i of packed words.
+template <typename T>
+float element(uint32_t word, int i) {
+  return to_float(T{static_cast<uint16_t>(word >> 16 * i)});
+}
+
 template <int kLanes>
 struct Host {
   static constexpr int kWarpSize = kLanes;
@@ -78,6 +84,15 @@ struct Host {
     *static_cast<Bytes16*>(target) = x;
   }
   static Bytes16 stream_load(const void* source) { return load16(source); }
+  template <typename Word>
+  static Word stream_word(const void* source) {
+    return load_word<Word>(source);
+  }
+  template <typename Word>
+  static Word load_word(const void* source) {
+    check_global(source, sizeof(Word), "load_word");
+    return *static_cast<const Word*>(source);
+  }
   static void prefetch(const void* source) { static_cast<void>(*static_cast<const volatile char*>(source)); }
 
   static float coherent_load(const float* source) { return *source; }
@@ -107,6 +122,31 @@ struct Host {
     high = to_float(T{static_cast<uint16_t>(x >> 16)});
   }
 
+  template <uint32_t kMask, uint32_t kBase>
+  static uint32_t place(uint32_t x) {
+    return (x & kMask) | kBase;
+  }
+
+  template <typename T>
+  static uint32_t subtract(uint32_t a, uint32_t b) {
+    const auto half = [=](int i) {
+      const float x = element<T>(a, i) - element<T>(b, i);
+      const uint16_t bits = from_float<T>(x).bits;
+      if (to_float(T{bits}) != x) fail("subtract: %g is no number of the dtype", static_cast<double>(x));
+      return uint32_t{bits} << 16 * i;
+    };
+    return half(0) | half(1);
+  }
+
+  static void look_up(const uint32_t (&table)[4], uint32_t codes, uint32_t (&values)[4]) {
+    const auto byte = [&](int code) {
+      const uint32_t number = codes >> 4 * code & 15;
+      return table[number / 4] >> 8 * (number % 4) & 255;
+    };
+    constexpr uint32_t kAnything = 0xa5005a00;
+    for (int i = 0; i < 4; ++i) values[i] = byte(i) | byte(4 + i) << 16 | kAnything;
+  }
+
  protected:
   static int lane() { return context.thread % kLanes; }
 
@@ -125,12 +165,6 @@ struct Host {
     return operand.result;
   }
 };
-
-// Element i of packed words.
-template <typename T>
-float element(uint32_t word, int i) {
-  return to_float(T{static_cast<uint16_t>(word >> 16 * i)});
-}
 
 // A matrix in the middle of a multiplication.
 template <int kColumns>

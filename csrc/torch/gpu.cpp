@@ -96,20 +96,24 @@ std::string linear_device(int device) {
   return name.text;
 }
 
-int flat_gemm_configs(int device, DType dtype) {
+int flat_gemm_configs(int device, DType dtype, int format) {
   if (dtype == DType::f32) return 0;
+  if (format != kPlain) return kNumSpreads;
   if (device == kAnyDevice) return kFlatTiles * kNumSpreads;
   const gpu::Device found = device_of(device);
   return gpu::linear_tiles(found.warp_size).fitting(found.shared_bytes) * kNumSpreads;
 }
 
-Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M) {
-  return gpu_rule(device_of(device).facts, dtype, K, M);
+bool has_gemv(int format) { return format == kPlain; }
+
+Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M, int format) {
+  const gpu::Device found = device_of(device);
+  return format == kPlain ? gpu_rule(found.facts, dtype, K, M) : packed_gpu_rule(dtype, M);
 }
 
-Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
+Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K, int format) {
   const gpu::Device found = device_of(device);
-  return gpu_batch_invariant_choice(gpu::linear_tiles(found.warp_size), found.multiprocessors, dtype, N, K);
+  return gpu_batch_invariant_choice(gpu::linear_tiles(found.warp_size), found.multiprocessors, dtype, N, K, format);
 }
 
 }  // namespace fdpp

@@ -14,8 +14,6 @@
 //   void B::run(const Params&)                         launches; throws what went wrong
 #pragma once
 
-#include <limits>
-
 #include "common/linear_choice.h"
 #include "gpu/attention_block.h"
 #include "gpu/attention_plan.h"
@@ -25,6 +23,7 @@
 #include "torch/arguments/fused.h"
 #include "torch/arguments/implement.h"
 #include "torch/arguments/linear.h"
+#include "torch/gpu_quantized.h"
 
 namespace fdpp {
 
@@ -41,13 +40,6 @@ inline void check_gpu_attention(const AttentionArguments& arguments) {
   Argument(kDecodeAttention, "v_cache", arguments.v_cache).aligned();
 }
 
-// A grid has one dimension of 31 bits.
-inline void check_blocks(const char* op, int64_t blocks) {
-  if (blocks > std::numeric_limits<int>::max()) {
-    fail(op, "the work must make fewer than 2^31 blocks; got " + std::to_string(blocks));
-  }
-}
-
 template <typename B>
 Tensor run_gpu_norm(const NormInputs& inputs) {
   const NormCall call = norm_call(inputs);
@@ -57,7 +49,7 @@ Tensor run_gpu_norm(const NormInputs& inputs) {
 }
 
 template <typename B>
-struct GpuOperators : Norms<run_gpu_norm<B>> {
+struct GpuOperators : Norms<run_gpu_norm<B>>, GpuQuantized<B> {
   // Splits are planned from the capacity and never from the lengths: those stay on the device, and a captured graph
   // stays valid while they grow.
   static Tensor attention(const AttentionArguments& arguments) {

@@ -87,20 +87,23 @@ std::string linear_device(int device) {
   return kNames[static_cast<int>(machine(device))];
 }
 
-int flat_gemm_configs(int device, DType dtype) {
+int flat_gemm_configs(int device, DType dtype, int format) {
   if (dtype == DType::f32) return 0;
+  if (format != kPlain) return kNumSpreads;
   const int tiles = device == kAnyDevice ? kFlatTiles : simt::linear_tiles(machine(device)).fitting(kSharedBytes);
   return tiles * kNumSpreads;
 }
 
-Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M) {
+bool has_gemv(int format) { return format == kPlain; }
+
+Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M, int format) {
   static_cast<void>(machine(device));
-  return gpu_rule({kBandwidth, kMultiplies}, dtype, K, M);
+  return format == kPlain ? gpu_rule({kBandwidth, kMultiplies}, dtype, K, M) : packed_gpu_rule(dtype, M);
 }
 
-Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K) {
+Choice batch_invariant_choice(int device, DType dtype, int64_t N, int64_t K, int format) {
   const LinearTiles& tiles = simt::linear_tiles(machine(device));
-  return gpu_batch_invariant_choice(tiles, kMultiprocessors, dtype, N, K);
+  return gpu_batch_invariant_choice(tiles, kMultiprocessors, dtype, N, K, format);
 }
 
 }  // namespace fdpp

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from fdpp._host import WEIGHT_FORMATS
 from fdpp.cli.options import MAX_SIZE, add_model, integer, load_model
 from fdpp.errors import RequestError
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     layer.add_argument("N", type=size, nargs="?", help="rows of the weight: output features")
     layer.add_argument("K", type=size, nargs="?", help="columns of the weight: input features")
     layer.add_argument("M", type=size, nargs="?", help="rows of the input: tokens")
+    layer.add_argument("--format", choices=WEIGHT_FORMATS, default="", help="of a packed weight")
     step = parser.add_argument_group("step")
     step.add_argument("--step", action="store_true", help="explain a decode step instead of a layer")
     step.add_argument("--batch", type=integer(1, 1024), default=1, metavar="B", help="sequences (default: %(default)s)")
@@ -39,4 +41,4 @@ def run(arguments: argparse.Namespace) -> None:
         raise RequestError("expected N, K and M, or --step with --model")
     from fdpp import dataflow
 
-    print(dataflow.explain(*sizes, arguments.dtype, arguments.device))
+    print(dataflow.explain(*sizes, arguments.dtype, arguments.device, arguments.format))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fdpp._host import WEIGHT_FORMATS
 from fdpp.cli.options import MAX_SIZE, integer, number
 from fdpp.cli.progress import progress_bar
 from fdpp.dtypes import NAMES
@@ -21,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     layers.add_argument("--shapes", type=shape, nargs="+", metavar="NxK", help="weights of N rows and K columns")
     parser.add_argument("--device", default="cpu", help="device to measure (default: %(default)s)")
     parser.add_argument("--dtypes", choices=NAMES, nargs="+", default=["bfloat16"], help="default: bfloat16")
+    parser.add_argument(
+        "--formats",
+        choices=WEIGHT_FORMATS,
+        nargs="+",
+        metavar="F",
+        help="measure packed weights of these formats instead of weights in the dtypes",
+    )
     parser.add_argument(
         "--rows",
         type=integer(1, MAX_SIZE),
@@ -48,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             dtypes=arguments.dtypes,
             rows=arguments.rows or tuning.ROWS,
+            formats=arguments.formats or ("",),
             path=arguments.output,
             seconds=arguments.seconds,
             progress=progress,

@@ -85,7 +85,11 @@ def test_tune_writes_a_table_that_explain_and_info_find(fdpp, tmp_path, monkeypa
         outcome = fdpp("tune", "--shapes", "96x64", "--rows", 1, 4, "--seconds", 0, "--dtypes", "float32")
         assert (outcome.code, outcome.out, outcome.err) == (0, f"{table}\n", "")
         assert "by your table table.csv, measured at M=4" in fdpp("explain", 96, 64, 3, "--dtype", "float32").out
-        assert re.search(r"table\.csv +2 of 2 rows for the devices of this machine", fdpp("info").out)
+        outcome = fdpp("tune", "--shapes", "96x64", "--rows", 4, "--seconds", 0, "--formats", "q4_0")
+        assert outcome.code == 0
+        explained = fdpp("explain", 96, 64, 3, "--format", "q4_0").out
+        assert "in q4_0 on" in explained and "by your table table.csv, measured at M=4" in explained
+        assert re.search(r"table\.csv +3 of 3 rows for the devices of this machine", fdpp("info").out)
     finally:
         monkeypatch.undo()
         dataflow.install()  # the table of this test must not decide for others

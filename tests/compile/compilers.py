@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from device_compilers import CUDA_ARCHITECTURES as NVIDIA
 from device_compilers import (
-    CUDA_ARCHITECTURES,
     FLAGS,
     HIP_CLANG_FLAGS,
     HIP_PACKAGES,
@@ -20,14 +23,16 @@ from device_compilers import (
     hip_clang,
     homes,
     program,
+    virtual_architecture,
 )
+from device_compilers import HIP_ARCHITECTURES as AMD
 
 NOT_CHECKED = {
     "cuda": "NVIDIA'S KERNELS ARE NOT CHECKED: nvcc or nvdisasm is missing; `make test` installs both",
     "hip": f"AMD'S KERNELS ARE NOT CHECKED: apt-get install {HIP_PACKAGES}",
 }
 #: kernel<Name<policy, dtype, what else it is made for>, ...>
-KERNEL = re.compile(r"kernel<fdpp::(\w+)<fdpp::\w+::(\w+), fdpp::(\w+)(?:, ([^<>]*))?>")
+KERNEL = re.compile(r"kernel<fdpp::(\w+)<fdpp::\w+::(\w+)(?:, fdpp::(\w+))?(?:, ([^<>]*))?>")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Kernel:
     Attributes:
         name: of its class in csrc/gpu.
         policy: the architecture that it is written for.
-        dtype: ``f16`` or ``bf16``.
+        dtype: ``f16`` or ``bf16``; None for a kernel that serves every dtype.
         variant: what else it is made for: numbers, such as the head_dim, or a type.
         registers: 32-bit vector registers of a lane.
         spills: bytes or registers that did not fit there, and everything else that a lane keeps in memory of its own.
@@ -47,7 +52,7 @@ class Kernel:
 
     name: str
     policy: str
-    dtype: str
+    dtype: str | None
     variant: tuple[int | str, ...]
     registers: int
     spills: int
@@ -81,10 +86,25 @@ def skip_not_checked(vendor: str) -> NoReturn:
     pytest.skip(NOT_CHECKED[vendor])
 
 
-def compile_for(arch: str, folder: Path) -> list[Kernel]:
-    """Every kernel of csrc/cuda or csrc/hip, compiled for one architecture."""
-    compile_one, sources = (_nvidia, "cuda/*.cu") if arch in CUDA_ARCHITECTURES else (_amd, "hip/*.hip")
-    return [kernel for source in sorted((ROOT / "csrc").glob(sources)) for kernel in compile_one(source, arch, folder)]
+def compile_all(vendor: str, folder: Path) -> dict[str, Future[list[Kernel]]]:
+    """Every kernel of csrc/cuda or csrc/hip, for each architecture of the vendor; as many compilers as processors."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    sources = sorted((ROOT / "csrc").glob("cuda/*.cu" if vendor == "cuda" else "hip/*.hip"))
+    if vendor == "hip":
+        return {arch: pool.submit(lambda arch=arch: _all(_amd(path, arch, folder) for path in sources)) for arch in AMD}
+    # Submitted first, and so begun first: whoever waits for one does not keep it from running.
+    virtual = {arch: virtual_architecture(arch.partition(".")[0]) for arch in NVIDIA}
+    ptx = {(path, of): pool.submit(_ptx, path, of, folder) for of in set(virtual.values()) for path in sources}
+    return {
+        arch: pool.submit(
+            lambda arch=arch: _all(_nvidia(ptx[path, virtual[arch]].result(), arch, folder) for path in sources)
+        )
+        for arch in NVIDIA
+    }
+
+
+def _all(kernels: Iterable[list[Kernel]]) -> list[Kernel]:
+    return [kernel for some in kernels for kernel in some]
 
 
 def _run(*command: str | Path) -> str:
@@ -102,10 +122,15 @@ def _kernel(mangled: str, **measured) -> Kernel:
     return Kernel(name, policy, dtype, variant, **measured)
 
 
-def _nvidia(source: Path, arch: str, folder: Path) -> list[Kernel]:
-    cubin = folder / f"{source.stem}_{arch}.cubin"
-    sm = f"sm_{arch.replace('.', '')}"
-    log = _run(nvidia_tool("nvcc"), *FLAGS, "-cubin", f"-arch={sm}", "--resource-usage", source, "-o", cubin)
+def _ptx(source: Path, virtual: str, folder: Path) -> Path:
+    target = folder / f"{source.stem}_{virtual}.ptx"
+    _run(nvidia_tool("nvcc"), *FLAGS, "-ptx", f"-arch={virtual}", source, "-o", target)
+    return target
+
+
+def _nvidia(ptx: Path, arch: str, folder: Path) -> list[Kernel]:
+    cubin = folder / f"{ptx.stem}_{arch}.cubin"
+    log = _run(nvidia_tool("ptxas"), f"-arch=sm_{arch.replace('.', '')}", "-O3", "-v", ptx, "-o", cubin)
     used = re.compile(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers([^\n]*)",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from device_compilers import CUDA_ARCHITECTURES as NVIDIA
 from device_compilers import HIP_ARCHITECTURES as AMD
 
 from fdpp._host import HEAD_DIMS
+from fdpp.formats import PACKED
 
-from .compilers import Kernel, compile_for, has_compiler, skip_not_checked
+from .compilers import Kernel, compile_all, has_compiler, skip_not_checked
 
 TILES = {"Nvidia": (0, 1), "Cdna": (0,), "Rdna": (0,)}  # of attention
 DIRECT = {(padded_m, 2) for padded_m in (8, 16, 32, 64)}
@@ -25,13 +24,19 @@ FLAT = {  # padded_m and tiles of the flat GEMM
 POLICY = dict.fromkeys(NVIDIA, "Nvidia") | {"gfx90a": "Cdna", "gfx942": "Cdna", "gfx1100": "Rdna"}
 
 
-def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
+PACKED_ROWS = {"Nvidia": (8, 16, 32), "Cdna": (16, 32), "Rdna": (16, 32)}  # what x is padded to
+
+
+def variants(policy: str, dtype: str | None) -> dict[str, set[tuple]]:
     """Every kernel that there must be, with what it is made for."""
+    if dtype is None:
+        return {"Dequantize": {()}}
     return {
         "DecodeAttention": {(head_dim, tile) for head_dim in HEAD_DIMS for tile in TILES[policy]},
         "Gemv": {(rows,) for rows in (1, 2, 3, 4)},
         "FlatGemm": FLAT[policy],
         **({"DirectGemm": DIRECT} if policy == "Nvidia" else {}),
+        "PackedGemm": {(padded_m, number) for padded_m in PACKED_ROWS[policy] for number in range(len(PACKED))},
         "LinearEpilogue": {()},
         "Norm": {
             (residual, width, centered)
@@ -42,6 +47,12 @@ def variants(policy: str, dtype: str) -> dict[str, set[tuple]]:
         "SiluMul": {()},
         "RopeAppend": {()},
     }
+
+
+def packed(*registers: int) -> dict[tuple, int]:
+    """The budgets of packed weights, the same for all formats: for x padded to 8, 16 and 32 rows."""
+    of = dict(zip((8, 16, 32), registers, strict=True))
+    return {(padded_m, number): of[padded_m] for padded_m in of for number in range(len(PACKED))}
 
 
 #: Registers of a lane: what keeps the blocks that fit by their shared memory running. NVIDIA: 65536, so four blocks of
@@ -57,15 +68,18 @@ REGISTERS = {
         "Gemv": {(1,): 64, (2,): 128, (3,): 128, (4,): 128},
         "FlatGemm": dict.fromkeys(FLAT["Nvidia"], 168),
         "DirectGemm": {(8, 2): 80, (16, 2): 128, (32, 2): 128, (64, 2): 255},
+        "PackedGemm": packed(168, 255, 255),
     },
     "Cdna": {
         "DecodeAttention": {(64, 0): 96, (80, 0): 96, (96, 0): 120, (128, 0): 120, (192, 0): 168, (256, 0): 256},
         "Gemv": {(1,): 72, (2,): 80, (3,): 104, (4,): 112},
+        "PackedGemm": packed(0, 184, 272),
         "FlatGemm": {(16, 0): 80, (16, 1): 80, (32, 0): 88, (32, 1): 96, (64, 0): 104, (64, 1): 144},
     },
     "Rdna": {
         "DecodeAttention": {(64, 0): 120, (80, 0): 144, (96, 0): 144, (128, 0): 168, (192, 0): 216, (256, 0): 216},
         "Gemv": {(1,): 96, (2,): 120, (3,): 144, (4,): 168},
+        "PackedGemm": packed(0, 168, 216),
         "FlatGemm": {(16, 0): 96, (16, 1): 96, (32, 0): 96, (32, 1): 144, (64, 0): 120, (64, 1): 144},
     },
 }
@@ -78,6 +92,9 @@ def budget(kernel: Kernel) -> int:
         return LAYER_NORM
     return REGISTERS[kernel.policy].get(kernel.name, {}).get(kernel.variant, ELEMENTWISE)
 
+
+#: What has matrix instructions.
+MULTIPLIES = ("DecodeAttention", "DirectGemm", "FlatGemm", "PackedGemm")
 
 #: What must be in the code: the matrix instruction of a dtype, copies of 16 bytes to shared memory, matrix loads, and
 #: loads of 16 bytes that pass the caches or stay in them.
@@ -92,6 +109,7 @@ LOADS = {
         "DecodeAttention": (r"LDGSTS\.E\.BYPASS\.\S*128", r"LDSM\.16\.M88\.4", r"LDSM\.16\.MT88\.4"),
         "FlatGemm": (r"LDGSTS\.E\.BYPASS\.\S*128", r"LDSM\.16\.M88\.4"),
         "DirectGemm": (r"LDG\.E\.NA\.\S*128\.CONSTANT", r"LDG\.E\.128"),
+        "PackedGemm": (r"LDG\.E\.NA\.\S*64\.CONSTANT", r"LDG\.E\.(64|128)"),
         "Gemv": (r"LDG\.E\.NA\.\S*128\.CONSTANT", r"LDG\.E\.128"),
         "Norm": (r"LDG\.E\.128", r"STG\.E\.128"),
         "SiluMul": (r"LDG\.E\.128", r"STG\.E\.128"),
@@ -99,6 +117,7 @@ LOADS = {
     "Cdna": {
         "DecodeAttention": (r"global_load_dwordx4 ", r"ds_write_b128 "),
         "FlatGemm": (r"global_load_dwordx4 ", r"ds_write_b128 "),
+        "PackedGemm": (r"global_load_dword [^\n]*(slc|nt)",),
         "Gemv": (r"global_load_dwordx4 [^\n]*(slc|nt)", r"global_load_dwordx4 [^\n]*off\n"),
         "Norm": (r"global_load_dwordx4 ", r"global_store_dwordx4 "),
         "SiluMul": (r"global_load_dwordx4 ", r"global_store_dwordx4 "),
@@ -106,6 +125,7 @@ LOADS = {
     "Rdna": {
         "DecodeAttention": (r"global_load_b128 ", r"ds_store_b128 ", r"ds_load_b128 "),
         "FlatGemm": (r"global_load_b128 ", r"ds_store_b128 ", r"ds_load_b128 "),
+        "PackedGemm": (r"global_load_b32 [^\n]*slc",),
         "Gemv": (r"global_load_b128 [^\n]*slc", r"global_load_b128 [^\n]*off\n"),
         "Norm": (r"global_load_b128 ", r"global_store_b128 "),
         "SiluMul": (r"global_load_b128 ", r"global_store_b128 "),
@@ -113,11 +133,7 @@ LOADS = {
 }
 
 
-@functools.cache
-def _compiling(vendor: str, folder) -> dict[str, Future]:
-    """All architectures of a vendor at once, as many at a time as there are processors."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    return {arch: pool.submit(compile_for, arch, folder) for arch in (NVIDIA if vendor == "cuda" else AMD)}
+_compiling = functools.cache(compile_all)
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +160,7 @@ def kernels(arch, compiled) -> list[Kernel]:
 
 
 def test_every_instantiation_is_there(arch, kernels):
-    for dtype in ("f16", "bf16"):
+    for dtype in ("f16", "bf16", None):
         found: dict[str, set[tuple]] = {}
         for kernel in kernels:
             if kernel.dtype == dtype:
@@ -166,9 +182,7 @@ def test_instructions(arch, kernels):
         for pattern in LOADS[kernel.policy].get(kernel.name, ()):
             assert re.search(pattern, kernel.code), f"{kernel}: no {pattern}"
         used = {dtype for dtype, pattern in matrix.items() if re.search(pattern, kernel.code)}
-        assert used == ({kernel.dtype} if kernel.name in ("DecodeAttention", "DirectGemm", "FlatGemm") else set()), (
-            f"{kernel}: {used}"
-        )
+        assert used == ({kernel.dtype} if kernel.name in MULTIPLIES else set()), f"{kernel}: {used}"
 
 
 @pytest.mark.parametrize("arch", ["9.0a", "10.0", "12.0"], indirect=True)

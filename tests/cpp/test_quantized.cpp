@@ -1,5 +1,5 @@
-// Packed weights: what packing keeps, and the products of every instruction set with every format, in buffers of
-// exactly the size of the tensors.
+// Packed weights: what packing keeps, and the products of every instruction set and every kind of GPU with every
+// format, in buffers of exactly the size of the tensors.
 #include <algorithm>
 #include <stdexcept>
 
@@ -7,6 +7,8 @@
 #include "common/weight_format.h"
 #include "cpu/backend.h"
 #include "cpu/cpu_features.h"
+#include "gpu/flat_plan.h"
+#include "simt/backend.h"
 
 using namespace fdpp;
 using namespace fdpp::test;
@@ -36,13 +38,14 @@ std::vector<uint8_t> random_row(WeightFormat format, int64_t K, Random& random) 
 }
 
 struct QuantizedCase {
-  QuantizedCase(WeightFormat format, DType dtype, int64_t N, int64_t K)
+  // `gap`: elements between rows of x.
+  QuantizedCase(WeightFormat format, DType dtype, int64_t N, int64_t K, int64_t gap = 3)
       : format(format),
         panels((N + kPanelRows - 1) / kPanelRows),
         random(static_cast<uint64_t>(N * 101 + K)),
         weight(scratch(panels * info_of(format).panel_bytes(K))),
         values(panels * kPanelRows * K),
-        x(Buffer::normal(dtype, kMost * (K + 3), random)),
+        x(Buffer::normal(dtype, kMost * (K + gap), random, 1.0, 16)),
         bias(Buffer::normal(dtype, N, random)) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       const uint8_t* rows[kPanelRows] = {};
@@ -53,7 +56,7 @@ struct QuantizedCase {
       CHECK(pack_panel(format, rows, K, to) == 0, info_of(format).name);
       for (int i = 0; i < kPanelRows; ++i) unpack_row(format, to, i, K, &values[(panel * kPanelRows + i) * K]);
     }
-    p.dtype = p.out_dtype = dtype, p.N = N, p.K = K, p.x = x.data(), p.x_stride = K + 3, p.weight = weight.get();
+    p.dtype = p.out_dtype = dtype, p.N = N, p.K = K, p.x = x.data(), p.x_stride = K + gap, p.weight = weight.get();
     for (int64_t m = 0; m < kMost; ++m) x.forbid(m * p.x_stride + K, (m + 1) * p.x_stride);
   }
 
@@ -64,6 +67,26 @@ struct QuantizedCase {
     p.packed_x = packed.get();
     kernels.quantized_pack_x(p, 0, M);
     (flat ? kernels.quantized_flat_gemm : kernels.quantized_gemv)({p, format, p.N}, 0, panels);
+    return out;
+  }
+
+  Buffer product(simt::Machine machine, int64_t M, bool with_bias, int spread) {
+    constexpr int64_t kResident = 5;  // blocks at a time, which divides nothing
+    const Buffer out(p.dtype, M * p.N);
+    p.M = M, p.bias = with_bias ? bias.data() : nullptr, p.out = out.data();
+    const LinearTiles& tiles = simt::linear_tiles(machine);
+    PackedGemmParams params{};
+    params.flat.linear = p, params.format = format, params.rows = p.N;
+    params.flat.padded_m = pad_m(M, tiles.least_padded_m, kMaxPackedPaddedM);
+    const FlatTile& tile = tiles.packed_of(params.flat.padded_m, format);
+    const FlatWork work = flat_work(p.N, p.K, M, params.flat.padded_m, tile);
+    params.flat.blocks = flat_blocks(work, spread, kResident);
+    std::vector<float> partial(flat_partial_floats(params.flat.blocks, params.flat.padded_m, tile), NAN);
+    std::vector<int32_t> arrivals(work.tiles);
+    if (shares_tiles(work, params.flat.blocks)) {
+      params.flat.partial = partial.data(), params.flat.arrivals = arrivals.data();
+    }
+    simt::run(machine, params, 1);
     return out;
   }
 
@@ -112,6 +135,8 @@ void for_every_case(Fn fn) {
     }
   }
 }
+
+constexpr simt::Machine kMachines[] = {simt::Machine::nvidia, simt::Machine::cdna, simt::Machine::rdna};
 
 bool refused(const char* layout, int64_t K) try {
   return segments_of(layout, K).empty();
@@ -201,6 +226,26 @@ TEST(packing_keeps_values) {
       const int n = i / 512, k = i % 512;
       const double value = n < 37 ? value_in(format, &of.files[n][k / columns * info.file_bytes], k % columns) : 0.0;
       CHECK(of.values[i] == static_cast<float>(value), info.name);
+    }
+  }
+}
+
+TEST(gpu_packed_gemm_reads_nothing_beyond_its_tensors) {
+  for (const FormatInfo& info : kWeightFormats) {
+    for (const DType dtype : {DType::f16, DType::bf16}) {
+      for (const int64_t blocks : {info.groups == 1 ? 4 : 1, info.groups == 1 ? 25 : 5}) {
+        QuantizedCase of(weight_format(info.name), dtype, blocks < 5 ? 13 : 100, blocks * info.groups * kGroup, 8);
+        for (const simt::Machine machine : kMachines) {
+          for (const int spread : {kOneBlockPerTile, kBalanced, 2}) {
+            for (const int64_t M : {1, 11, 35}) {
+              of.check(of.product(machine, M, M > 1, spread),
+                       std::string(info.name) + " " + name_of(dtype) + " machine " +
+                           std::to_string(static_cast<int>(machine)) + " M " + std::to_string(M) + " spread " +
+                           std::to_string(spread));
+            }
+          }
+        }
+      }
     }
   }
 }

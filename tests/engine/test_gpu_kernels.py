@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from fdpp.llm import LLM
+from tests.engine.gguf_writer import write_gguf
 from tests.engine.helpers import forced_logits, load_on, reference_logits
-from tests.engine.models import OWN_NAMES, VOCAB
+from tests.engine.models import OWN_NAMES, VOCAB, tiny_model
+from tests.engine.test_stored_weights import mixed
 from tests.ops.backends import BACKENDS
 
 PROMPTS = [[5, 6, 7], list(range(20, 41)), [9], [200, 100, 50, 25], list(range(5, 12))]
@@ -58,6 +60,21 @@ def test_logits_near_those_of_transformers(checkpoints, load, variant, dtype):
         error = (logits - expected).norm() / expected.norm()
         # Some random models spread rounding more than others: that of transformers in the same dtype counts, too.
         assert error < NEAR[dtype] or error < 1.5 * rounding(model, dtype, ids, expected)
+
+
+@pytest.mark.parametrize("dtype", NEAR)
+@pytest.mark.parametrize("variant", ["llama-tied", "qwen3", "gpt-neox", "phi3", "gemma2-llama.cpp"])
+def test_stored_weights(tmp_path, load, variant, dtype):
+    """The very values of a file of several types; a prompt of more than 64 tokens unpacks them."""
+    model = tiny_model(variant)
+    write_gguf(tmp_path / "model.gguf", model, mixed)
+    ids = torch.randint(3, VOCAB, (90,), generator=torch.Generator().manual_seed(1)).tolist()
+    llm = load(tmp_path / "model.gguf", dtype=dtype)
+    assert all((weight.packing is not None) == weight.is_matrix for weight in llm.model.weights())
+    (logits,) = forced_logits(llm, [ids], [70], page=8)
+    expected = reference_logits(model, ids)[69:]
+    error = (logits - expected).norm() / expected.norm()
+    assert error < NEAR[dtype] or error < 1.5 * rounding(model, dtype, ids, expected)
 
 
 def rounding(model: torch.nn.Module, dtype: str, ids: list[int], expected: torch.Tensor) -> float:

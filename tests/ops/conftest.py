@@ -10,7 +10,6 @@ import zlib
 import pytest
 
 from .backends import BACKENDS, Backend
-from .valid import ON_CPUS
 
 
 def pytest_generate_tests(metafunc):
@@ -29,15 +28,9 @@ def pytest_collection_modifyitems(items):
         if not isinstance(backend, Backend):  # pytest asks for the tests of every folder
             return True
         where = item.get_closest_marker("where")
-        return _has(backend, item.callspec.params) and (where is None or where.args[0](backend))
+        return where is None or where.args[0](backend)
 
     items[:] = [item for item in items if can_run(item)]
-
-
-def _has(backend: Backend, params: dict) -> bool:
-    """Whether the backend has kernels for the operator that a test is about."""
-    call = params.get("call") or getattr(params.get("wrong"), "call", None) or params.get("name")
-    return backend.name == "cpu" or call not in ON_CPUS
 
 
 @pytest.fixture

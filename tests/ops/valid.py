@@ -108,16 +108,14 @@ def valid_arguments(name: str, device: str, dtype: torch.dtype = torch.float32) 
     }[name]()
 
 
-#: What no GPU has kernels for.
-ON_CPUS = ("quantized_linear", "dequantize_rows")
-
 CALLS = [
     "decode_attention",
     "decode_attention_paged",
     "gemv",
     "flat_gemm",
     "linear",
-    *ON_CPUS,
+    "quantized_linear",
+    "dequantize_rows",
     "rms_norm",
     "add_rms_norm",
     "layer_norm",

@@ -13,6 +13,8 @@ void implement(Library& m) {
   m.impl("gemv", TORCH_BOX(&Operators::gemv));
   m.impl("flat_gemm", TORCH_BOX(&Operators::flat_gemm));
   m.impl("linear", TORCH_BOX(&Operators::linear));
+  m.impl("quantized_linear", TORCH_BOX(&Operators::quantized_linear));
+  m.impl("dequantize_rows", TORCH_BOX(&Operators::dequantize_rows));
   m.impl("rms_norm", TORCH_BOX(&Operators::rms_norm));
   m.impl("add_rms_norm", TORCH_BOX(&Operators::add_rms_norm));
   m.impl("layer_norm", TORCH_BOX(&Operators::layer_norm));

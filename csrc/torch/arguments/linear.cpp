@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "common/linear_choice.h"
+
 namespace fdpp {
 
 namespace {
@@ -113,6 +115,20 @@ QuantizedCall quantized_call(const LinearInputs& arguments, const std::string& l
   p.weight = call.weight.data;
   call.linear = product_call(arguments, p);
   return call;
+}
+
+std::vector<Choice> packed_choices(int device, const LinearParams& p, const std::vector<Segment>& segments) {
+  std::vector<Choice> choices;
+  size_t largest = 0;
+  for (const Segment& segment : segments) {
+    if (segment.bytes(p.K) > segments[largest].bytes(p.K)) largest = choices.size();
+    choices.push_back(choose_linear(device, p.dtype, segment.rows, p.K, p.M, static_cast<int>(segment.format)));
+  }
+  const Choice wanted = choices[largest];
+  for (Choice& choice : choices) {
+    if ((choice.impl == Impl::aten) != (wanted.impl == Impl::aten)) choice = {wanted.impl, -1, wanted.source};
+  }
+  return choices;
 }
 
 DequantizeCall dequantize_call(const Tensor& weight, const std::string& layout, int64_t columns, const Tensor& rows,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/dataflow.h"
 #include "common/weight_format.h"
 #include "torch/arguments/checks.h"
 
@@ -45,6 +46,9 @@ struct QuantizedCall {
   LinearCall linear;
 };
 QuantizedCall quantized_call(const LinearInputs& arguments, const std::string& layout);
+
+// What computes the rows of each segment: ImplC for all of them or for none, as the largest one wants it.
+std::vector<Choice> packed_choices(int device, const LinearParams& params, const std::vector<Segment>& segments);
 
 // Of dequantize_rows: int64 rows of any shape, and a result without values.
 struct DequantizeCall {

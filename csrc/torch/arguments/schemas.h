@@ -1,7 +1,5 @@
 // The schemas of the operators, one text for every namespace that registers them. fdpp/ops.py documents them.
 //
-// quantized_linear and dequantize_rows have kernels on CPUs only.
-//
 // decode_attention has two, with and without the count that it writes: torch.compile's default compiler and vmap cannot
 // take an optional argument that is written.
 #pragma once

@@ -81,12 +81,29 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   return out;
 }
 
+// ImplC: torch's linear with the weight unpacked to the dtype of x.
+Tensor unpacked_linear(const LinearInputs& arguments, QuantizedCall& quantized) {
+  const LinearParams& p = quantized.linear.params;
+  const Tensor weight = torch::stable::new_empty(arguments.x, {p.N, p.K});
+  const cpu::Threads threads = torch_threads();
+  cpu::dequantize_rows({p.dtype, p.K, p.N, p.N, quantized.weight.data, nullptr, weight.data_ptr()},
+                       quantized.weight.segments, threads);
+  const Tensor product = vendor_linear(
+      {arguments.op, arguments.x, weight, arguments.bias, arguments.residual, false, arguments.activation});
+  if (!has_epilogue(p)) return product;
+  const Tensor out = make_output(arguments, quantized.linear);
+  cpu::linear_epilogue(cpu::kernels(), {p, product.data_ptr()}, threads);
+  return out;
+}
+
 Tensor quantized_linear_cpu(const Tensor& x, const Tensor& weight, const std::string& layout,
                             const OptionalTensor& bias, const OptionalTensor& residual, bool gated,
                             const OptionalString& activation) {
   const LinearInputs arguments{"quantized_linear", x, weight, bias, residual, gated, activation};
   QuantizedCall quantized = quantized_call(arguments, layout);
   LinearCall& call = quantized.linear;
+  const std::vector<Choice> choices = packed_choices(0, call.params, quantized.weight.segments);
+  if (choices.front().impl == Impl::aten) return unpacked_linear(arguments, quantized);
   const bool finishes = has_epilogue(call.params);
   const Tensor product = empty_with_last(x, call.params.N);
   const Tensor out = finishes ? make_output(arguments, call) : product;
@@ -95,7 +112,7 @@ Tensor quantized_linear_cpu(const Tensor& x, const Tensor& weight, const std::st
   p.packed_x = packed.get();
   const EpilogueParams epilogue{call.params, product.data_ptr()};
   const cpu::Threads threads = threads_of(arguments, call);
-  cpu::quantized_linear(cpu::kernels(), p, quantized.weight.segments, finishes ? &epilogue : nullptr, threads);
+  cpu::quantized_linear(cpu::kernels(), p, quantized.weight.segments, choices, finishes ? &epilogue : nullptr, threads);
   keep(threads, std::move(packed));
   if (finishes) keep(threads, product);
   return out;
@@ -135,17 +152,19 @@ std::string linear_device(int device) {
   return cpu::device_name();
 }
 
-int flat_gemm_configs(int device, DType dtype) {
+int flat_gemm_configs(int device, DType dtype, int format) {
   if (device != kAnyDevice) check_device(device);
-  return cpu::kernels().flat_gemm_configs(dtype);
+  return format == kPlain ? cpu::kernels().flat_gemm_configs(dtype) : 0;
 }
 
-Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M) {
+bool has_gemv(int) { return true; }
+
+Choice linear_rule(int device, DType dtype, int64_t, int64_t K, int64_t M, int format) {
   check_device(device);
-  return cpu_rule(dtype, K, M, cpu::kernels().half_gemm_is_slow);
+  return format == kPlain ? cpu_rule(dtype, K, M, cpu::kernels().half_gemm_is_slow) : packed_cpu_rule(M);
 }
 
 // Each row by itself.
-Choice batch_invariant_choice(int, DType, int64_t, int64_t) { return {Impl::gemv, -1, Source::batch_invariant}; }
+Choice batch_invariant_choice(int, DType, int64_t, int64_t, int) { return {Impl::gemv, -1, Source::batch_invariant}; }
 
 }  // namespace fdpp

@@ -60,18 +60,15 @@ struct MetaOperators : Norms<meta_norm<kGpu>> {
                                  const OptionalTensor& bias, const OptionalTensor& residual, bool gated,
                                  const OptionalString& activation) {
     const LinearInputs arguments{"quantized_linear", x, weight, bias, residual, gated, activation};
-    if (kGpu) refuse(arguments.op);
-    QuantizedCall call = quantized_call(arguments, layout);
+    QuantizedCall call = kGpu ? gpu_quantized_call(arguments, layout) : quantized_call(arguments, layout);
     return make_output(arguments, call.linear);
   }
 
   static Tensor dequantize_rows(const Tensor& weight, const std::string& layout, int64_t columns, const Tensor& rows,
                                 ScalarType dtype) {
-    if (kGpu) refuse("dequantize_rows");
+    if (kGpu) Argument("dequantize_rows", "weight", weight).aligned();
     return dequantize_call(weight, layout, columns, rows, dtype).out;
   }
-
-  static void refuse(const char* op) { fail(op, "weight must be on a CPU: no GPU has kernels for packed weights yet"); }
 
   static Tensor silu_mul(const Tensor& gate_up) {
     const Tensor out = silu_mul_call(gate_up).out;
@@ -88,18 +85,10 @@ struct MetaOperators : Norms<meta_norm<kGpu>> {
   }
 };
 
-template <bool kGpu, typename Library>
-void implement_all(Library& m) {
-  using Operators = MetaOperators<kGpu>;
-  implement<Operators>(m);
-  m.impl("quantized_linear", TORCH_BOX(&Operators::quantized_linear));
-  m.impl("dequantize_rows", TORCH_BOX(&Operators::dequantize_rows));
-}
-
 STABLE_TORCH_LIBRARY(fdpp_meta, m) { schemas::define(m); }
-STABLE_TORCH_LIBRARY_IMPL(fdpp_meta, Meta, m) { implement_all<false>(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_meta, Meta, m) { implement<MetaOperators<false>>(m); }
 STABLE_TORCH_LIBRARY(fdpp_meta_gpu, m) { schemas::define(m); }
-STABLE_TORCH_LIBRARY_IMPL(fdpp_meta_gpu, Meta, m) { implement_all<true>(m); }
+STABLE_TORCH_LIBRARY_IMPL(fdpp_meta_gpu, Meta, m) { implement<MetaOperators<true>>(m); }
 
 }  // namespace
 

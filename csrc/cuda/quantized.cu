@@ -1,0 +1,12 @@
+// Launches csrc/gpu/packed_gemm_kernel.h and dequantize_kernel.h.
+#include "cuda/arch.h"
+#include "cuda/device.h"
+
+#include "gpu/kernel.h"
+
+namespace fdpp::gpu {
+
+template Kernel kernel_of(const PackedGemmParams&, int);
+template Kernel kernel_of(const UnpackParams&, int);
+
+}  // namespace fdpp::gpu
