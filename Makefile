@@ -8,6 +8,8 @@ PROMPT ?= What is the capital of France?
 DEMO_ARGS ?=
 BIN := $(VENV)/bin
 , := ,
+# Processes that share the tests, a file each at a time; `make test TEST_JOBS=0` runs them in one.
+TEST_JOBS ?= 2
 # What the tests want built; `make test TEST_BACKENDS=cpu,cuda,simt` where there is a GPU.
 TEST_BACKENDS ?= cpu,simt
 SOURCES := $(shell find csrc -type f) setup.py tools/device_compilers.py pyproject.toml
@@ -47,7 +49,7 @@ $(VENV)/.dependencies: constraints.txt
 
 $(VENV)/.test-dependencies: $(VENV)/.dependencies
 	$(call say,installing pytest$(,) the linters and matplotlib ...)
-	@$(PIP) pytest ruff mypy clang-format matplotlib -c $(VENV)/constraints.txt
+	@$(PIP) pytest pytest-xdist ruff mypy clang-format matplotlib -c $(VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/.docs-dependencies: $(VENV)/.dependencies
@@ -86,7 +88,7 @@ $(VENV)/.built-for-tests: $(VENV)/.dependencies $(SOURCES)
 
 test: $(VENV)/.built-for-tests $(VENV)/.test-dependencies $(VENV)/nvcc/.complete
 	$(call say,running the tests ...)
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(TEST_ARGS)
 
 # A link or an anchor that leads nowhere is an error.
 docs: $(VENV)/.docs-dependencies

@@ -249,10 +249,9 @@ PYBIND11_MODULE(_host, m) {
           "dtype"_a, "index"_a = py::none(), "format"_a = "",
           "Number of configurations of ``flat_gemm`` for a dtype, and a format of packed weights, on a device, or the "
           "most that any device has.")
-      .def(
-          "set_table", &set_table, "device_name"_a, "rows"_a,
-          "Replace the dataflow table of a device: rows of (dtype, N, K, M, impl, config, format). Where a row names "
-          "something unknown, the table in force stays.")
+      .def("set_table", &set_table, "device_name"_a, "rows"_a,
+           "Replace the dataflow table of a device: rows of (dtype, N, K, M, impl, config, format). Where a row names "
+           "something unknown, the table in force stays.")
       .def(
           "clear_tables", [](const LoadedLibrary& library) { library->clear_tables(); },
           "Forget the dataflow tables of all devices.")
