@@ -32,7 +32,8 @@ class Dequantize {
     if (row >= 0 && row < p.count) {
       unpack(p, row, group, values);
     } else if (p.first_row == 0 && (number < 0 || number >= p.rows.total_rows)) {
-      for (float& value : values) value = bits_to_float(0x7fc00000);
+      FDPP_UNROLL
+      for (int k = 0; k < kGroup; ++k) values[k] = bits_to_float(0x7fc00000);
     } else {
       return;  // a row of another segment
     }
@@ -52,9 +53,7 @@ class Dequantize {
     const float min = p.has_min ? number(p.scale_dtype, run, kPanelRows + lane) : 0.0f;
     const int zero = p.has_zero ? run[size_of(p.scale_dtype) * kPanelRows + lane] : p.zero;
 
-    uint32_t codes[kGroup];
-    FDPP_UNROLL
-    for (uint32_t& code : codes) code = 0;
+    uint32_t codes[kGroup] = {};
     const uint8_t* plane = own + p.group_bytes - p.bits * 4 * kPanelRows + 4 * lane;
     int shift = 0;
     add_plane<8>(p.bits, plane, shift, codes);
@@ -62,19 +61,20 @@ class Dequantize {
     add_plane<2>(p.bits, plane, shift, codes);
     add_plane<1>(p.bits, plane, shift, codes);
 
+    float scales[2], mins[2];  // of the halves
     FDPP_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int sub = half * (p.sub_scales - 1);
-      const float own_scale = p.sub_scales > 0 ? scale * factor(own, sub, lane) : scale;
-      const float own_min = p.sub_scales > 0 && p.has_min ? min * factor(own, p.sub_scales + sub, lane) : min;
-      FDPP_UNROLL
-      for (int k = half * kGroup / 2; k < (half + 1) * kGroup / 2; ++k) {
-        const int value = p.has_codebook ? p.codebook[codes[k]]
-                          : p.bits == 8  ? static_cast<int8_t>(codes[k])
-                                         : static_cast<int>(codes[k]) - zero;
-        const float scaled = own_scale * static_cast<float>(value);
-        values[k] = p.has_min ? scaled + own_min : scaled;
-      }
+      scales[half] = p.sub_scales > 0 ? scale * factor(own, sub, lane) : scale;
+      mins[half] = p.sub_scales > 0 && p.has_min ? min * factor(own, p.sub_scales + sub, lane) : min;
+    }
+    FDPP_UNROLL
+    for (int k = 0; k < kGroup; ++k) {
+      const int value = p.has_codebook ? p.codebook[codes[k]]
+                        : p.bits == 8  ? static_cast<int8_t>(codes[k])
+                                       : static_cast<int>(codes[k]) - zero;
+      const float scaled = scales[k / (kGroup / 2)] * static_cast<float>(value);
+      values[k] = p.has_min ? scaled + mins[k / (kGroup / 2)] : scaled;
     }
   }
 

@@ -85,14 +85,11 @@ REGISTERS = {
 }
 ELEMENTWISE = 80  # registers of the others
 LAYER_NORM = 104  # a row, its bias, too; 512 threads of an NVIDIA GPU have 128
-DEQUANTIZE = 128  # the codes of a group and its values; every thread works alone
 
 
 def budget(kernel: Kernel) -> int:
     if kernel.name == "Norm" and kernel.variant[-1] == "true":
         return LAYER_NORM
-    if kernel.name == "Dequantize":
-        return DEQUANTIZE
     return REGISTERS[kernel.policy].get(kernel.name, {}).get(kernel.variant, ELEMENTWISE)
 
 
