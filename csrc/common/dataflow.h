@@ -89,8 +89,9 @@ struct GpuFacts {
 Choice gpu_rule(const GpuFacts& facts, DType dtype, int64_t K, int64_t M);
 
 // Of packed weights. On a processor the GEMV keeps the sums of two rows of x in registers; the flat GEMM unpacks a
-// weight once for all of them, and multiplies integers faster than the vendor's GEMM multiplies floats. On a GPU 4 bits arrive
-// sooner than vector units have multiplied them, and beyond 64 rows the vendor's GEMM is worth unpacking the weight.
+// weight once for all of them, and multiplies integers faster than the vendor's GEMM multiplies floats. On a GPU 4 bits
+// arrive sooner than vector units have multiplied them, and beyond 64 rows the vendor's GEMM is worth unpacking the
+// weight.
 Choice packed_cpu_rule(int64_t M);
 Choice packed_gpu_rule(DType dtype, int64_t M);
 

@@ -137,8 +137,8 @@ class PackedGemm {
       is_hinting = line < kBytes && lane() < kPanels * kLanes;
     }
 
-    // Hints at the lines from so many bytes after the beginning of panels on, each half of a warp at those of one. Where
-    // a panel ends, the next one begins.
+    // Hints at the lines from so many bytes after the beginning of panels on, each half of a warp at those of one.
+    // Where a panel ends, the next one begins.
     FDPP_INLINE void prefetch(int offset) const {
       if (is_hinting && hints + offset < end) Arch::prefetch(hints + offset);
     }
