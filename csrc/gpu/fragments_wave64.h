@@ -84,8 +84,8 @@ struct FragmentsWave64 {
   FDPP_INLINE static int input_row(int lane) { return lane % 16; }
   FDPP_INLINE static int sum_row(int lane) { return lane / 16 * 4; }
   template <int kPairs>
-  FDPP_INLINE static void multiply_pairs(float (&c)[kOutputs], const uint32_t (&w)[kCodeRows][kPairs],
-                                         const uint32_t (&x)[kPairs]) {
+  FDPP_OUTLINE static void multiply_pairs(float (&c)[kOutputs], const uint32_t (&w)[kCodeRows][kPairs],
+                                          const uint32_t (&x)[kPairs]) {
     FDPP_UNROLL
     for (float& sum : c) sum = 0.0f;
     FDPP_UNROLL

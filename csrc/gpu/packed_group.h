@@ -55,7 +55,7 @@ class PackedGroup {
     uint32_t scales[kSumRows], mins[kSumRows], zeros;
   };
 
-  FDPP_INLINE static void load_header(Header& header, const uint8_t* run, int lane) {
+  FDPP_OUTLINE static void load_header(Header& header, const uint8_t* run, int lane) {
     load_bytes<kSumRows * kScaleBytes>(header.scales, run + kScaleBytes * Fragment::sum_row(lane));
     if constexpr (kInfo.has_min) {
       load_bytes<kSumRows * kScaleBytes>(header.mins, run + kScaleBytes * (kPanelRows + Fragment::sum_row(lane)));
@@ -67,7 +67,7 @@ class PackedGroup {
     }
   }
 
-  FDPP_INLINE void load(const uint8_t* group, int lane) {
+  FDPP_OUTLINE void load(const uint8_t* group, int lane) {
     FDPP_UNROLL
     for (int i = 0; i < kInfo.sub_scales; ++i) {
       load_bytes<kSumRows>(sub_scales_[i], group + i * kPanelRows + Fragment::sum_row(lane));
@@ -90,7 +90,7 @@ class PackedGroup {
     return half * (16 / kHalves) + Fragment::code_part(lane) * kPairs;
   }
 
-  FDPP_INLINE void unpack(const Header& header, int lane, Codes& codes) const {
+  FDPP_OUTLINE void unpack(const Header& header, int lane, Codes& codes) const {
     FDPP_UNROLL
     for (int half = 0; half < kHalves; ++half) {
       FDPP_UNROLL
@@ -126,7 +126,7 @@ class PackedGroup {
   }
 
   // The factors of the lane's sums, and of the sums of x alone.
-  FDPP_INLINE void factors(const Header& header, Factors& scales, Factors& mins) const {
+  FDPP_OUTLINE void factors(const Header& header, Factors& scales, Factors& mins) const {
     FDPP_UNROLL
     for (int row = 0; row < kSumRows; ++row) {
       const float scale = float_at(header.scales, row);
