@@ -93,10 +93,17 @@ Result with_format(WeightFormat format, Use use) {
   return Result{};
 }
 
+// Sanitizers multiply the time that compiling takes: there, one dtype stands for both.
+#ifdef FDPP_SANITIZE
+constexpr bool kPackedBf16 = false;
+#else
+constexpr bool kPackedBf16 = true;
+#endif
+
 template <typename Result, typename Arch, typename Use>
 Result with_kernel(const PackedGemmParams& p, Use use) {
   return with_dtype<Result>(p.flat.linear.dtype, [&]<typename T>(std::type_identity<T>) -> Result {
-    return with_format<Result>(p.format, [&]<int kFormat>(std::integral_constant<int, kFormat>) -> Result {
+    const auto with_padded_m = [&]<int kFormat>(std::integral_constant<int, kFormat>) -> Result {
       if constexpr (Arch::template Fragments<T>::kInputs == 8) {
         if (p.flat.padded_m == 8) return use(std::type_identity<PackedGemm<Arch, T, 8, kFormat>>{});
       }
@@ -105,7 +112,12 @@ Result with_kernel(const PackedGemmParams& p, Use use) {
         case 32: return use(std::type_identity<PackedGemm<Arch, T, 32, kFormat>>{});
       }
       return Result{};
-    });
+    };
+    if constexpr (kPackedBf16 || std::is_same_v<T, f16>) {
+      return with_format<Result>(p.format, with_padded_m);
+    } else {
+      return Result{};
+    }
   });
 }
 
