@@ -207,7 +207,9 @@ def test_a_gguf_file_keeps_what_it_says(quantize, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("write", "scheme"), [(write_folder, Scheme("gptq")), (write_scaled_folder, Scaled("fp8", "block"))], ids=str
+    ("write", "scheme"),
+    [(write_folder, Scheme("gptq")), (write_scaled_folder, Scaled("fp8", "block"))],
+    ids=["gptq", "fp8"],
 )
 def test_a_directory_that_is_quantised_already(quantize, tmp_path, write, scheme):
     model = models.tiny_model("llama", hidden_size=256, intermediate_size=512)
