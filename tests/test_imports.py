@@ -24,6 +24,8 @@ FORBIDDEN = {
     "fdpp.llm": {"fdpp.export", "fdpp.cli"},
     "fdpp.export": {"fdpp.cli"},
 }
+# What integrations are made of: the operators, and what tells which they take.
+FOR_INTEGRATIONS = {"fdpp.ops", "fdpp.library", "fdpp.dtypes"}
 
 WITHOUT_EXTRAS = """
 import sys
@@ -38,7 +40,7 @@ class Forbid:
 sys.meta_path.insert(0, Forbid())
 import fdpp
 import torch
-heavy = {"fdpp.engine", "fdpp.checkpoints", "fdpp.tokenizers", "fdpp.models"} & set(sys.modules)
+heavy = {"fdpp.engine", "fdpp.checkpoints", "fdpp.integrations", "fdpp.tokenizers", "fdpp.models"} & set(sys.modules)
 assert not heavy, heavy
 assert torch.ops.fdpp.linear and fdpp.ops.linear and fdpp.__version__
 assert fdpp.LLM.__name__ == "LLM"
@@ -118,6 +120,14 @@ def test_arrows_run_one_way(folder):
     for module in inside:
         wrong = {name for name in _imports(module, everywhere=True) for far in FORBIDDEN[folder] if _is_in(name, far)}
         assert not wrong, f"{module} imports {', '.join(sorted(wrong))}"
+
+
+def test_integrations_stand_alone():
+    """They import the operators and each other, and nothing imports them."""
+    for module in MODULES:
+        for name in _imports(module, everywhere=True):
+            is_ours, theirs = _is_in(name, "fdpp.integrations"), _is_in(module, "fdpp.integrations")
+            assert is_ours <= theirs and (not theirs or is_ours or name in FOR_INTEGRATIONS), f"{module} imports {name}"
 
 
 def test_no_circle_of_imports():

@@ -69,6 +69,18 @@ def test_decode(run_bench, tiny_model):  # noqa: F811
     assert "llama.cpp is left out" in out
 
 
+def test_drop_in(run_bench, tiny_model):  # noqa: F811
+    out, result = run_bench(
+        *("drop_in.py", "--model", tiny_model, "--dtype", "float32", "--batches", "1,2", "--context", "20"),
+        *("--threads", 2, "--without", "norms", "--alone", "attention", "cache"),
+    )
+    assert_environment(result)
+    assert_positive(result["rows"], "tokens/s", "min", "max", "x")
+    ways = ["transformers", "fdpp", "fdpp without norms", "fdpp, attention alone", "fdpp, cache alone"]
+    assert [(row["batch"], row["way"]) for row in result["rows"]] == [(b, way) for b in (1, 2) for way in ways]
+    assert [row["same tokens"] for row in result["rows"]] == [1.0] * 10
+
+
 def test_neighbour(run_bench, tiny_model):  # noqa: F811
     out, result = run_bench(
         "neighbour.py", "--model", tiny_model, "--dtype", "float32", "--batches", "1", "--threads", 2
