@@ -17,7 +17,10 @@ BACKENDS = pytest.mark.parametrize("backend", ["cpu", "simt"])
 REFUSED = {
     "flat_gemm_configs": (("int8",), "dtype must be one of float32, bfloat16, float16; got 'int8'"),
     "choice": (("int8", 1, 1, 1), "dtype must be one of"),
-    "set_table": (("x", [("bfloat16", 8, 8, 1, "gemm", -1)]), "impl must be one of gemv, flat_gemm, aten; got 'gemm'"),
+    "set_table": (
+        ("x", [("bfloat16", 8, 8, 1, "gemm", -1, "")]),
+        "impl must be one of gemv, flat_gemm, aten; got 'gemm'",
+    ),
     "cpu_features": ((), "this library has no CPU kernels"),
     "measure_read_bandwidth": ((0, 1), "num_bytes and repeats must be at least 1; got 0, 1"),
 }
@@ -30,10 +33,10 @@ def test_what_is_refused_is_a_value_error(method):
         getattr(library.load("simt"), method)(*arguments)
 
 
-@pytest.mark.parametrize("row", [("float16", 8, 8, 65, "flat_gemm", 0), ("float16", 8, 8, 1, "gemv", 0)])
+@pytest.mark.parametrize("row", [("float16", 8, 8, 65, "flat_gemm", 0, ""), ("float16", 8, 8, 1, "gemv", 0, "")])
 def test_a_bad_row_leaves_the_table_in_force(row):
     simt = library.load("simt")
-    simt.set_table("simt:nvidia", [("float16", 24, 40, 1, "aten", -1)])
+    simt.set_table("simt:nvidia", [("float16", 24, 40, 1, "aten", -1, "")])
     try:
         with pytest.raises(ValueError, match="flat_gemm serves M|config of gemv"):
             simt.set_table("simt:nvidia", [row])
@@ -75,7 +78,7 @@ def test_names_are_those_of_the_library():
     with pytest.raises(ValueError, match=f"^dtype must be one of {', '.join(NAMES)}; got"):
         library.load().flat_gemm_configs("")
     with pytest.raises(ValueError, match=f"^impl must be one of {', '.join(dataflow.IMPLEMENTATIONS)}; got"):
-        library.load().set_table("x", [("float32", 8, 8, 1, "", -1)])
+        library.load().set_table("x", [("float32", 8, 8, 1, "", -1, "")])
 
 
 def test_types_are_checked():
