@@ -158,7 +158,7 @@ inline int plan_packed_gemm(int64_t N, int64_t K, int64_t M, int padded_m, const
 constexpr int kBatchInvariantPaddedM = 16;
 
 inline Choice gpu_batch_invariant_choice(const LinearTiles& tiles, int multiprocessors, DType dtype, int64_t N,
-                                         int64_t K, int format) {
+                                         int64_t K, int format = kPlain) {
   if (dtype == DType::f32) return {Impl::aten, -1, Source::batch_invariant};
   constexpr int kTile = 0;
   const FlatTile tile = format == kPlain ? tiles.of(kBatchInvariantPaddedM)[kTile]
